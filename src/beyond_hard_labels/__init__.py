@@ -1,0 +1,15 @@
+"""Hard and soft labels compared: the package that the book's notebooks call.
+
+One module per stage, in the order in which data meets them: `shapes` draws the synthetic set,
+`images` states what a set of labelled images is, `votes` turns votes into targets, `augmentation`,
+`models` and `training` make a run, `metrics` and `embedding` read it, `runs` stores it, `study`
+plans a grid of runs, `plots` shows them, `book` stages and builds the pages, `cli` is the command.
+
+Importing the package is instant: each module imports what it needs.
+"""
+
+__version__ = "0.1.0"
+
+
+class InputError(ValueError):
+    """A value that a user gave and can mend; the command line prints it as one line, exit code 2."""

@@ -1,0 +1,5 @@
+import sys
+
+from beyond_hard_labels.cli import main
+
+sys.exit(main())

@@ -1,0 +1,218 @@
+"""From sources to pages: execute the notebooks, fill the pages' numbers, check, build.
+
+    notebooks/*.ipynb --papermill--> build/executed/*.ipynb --check--> build/book/ --jupyter-book -W--> HTML
+
+A notebook is executed to a temporary file and moved only when it is whole; the book is staged and
+built beside the last one and takes its place only when it is finished. So what lies in ``build`` is
+always something that was made completely.
+"""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import yaml
+
+from beyond_hard_labels import InputError, report, runs
+from beyond_hard_labels.study import Study, ensure
+
+_SHOWN_PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "pandas", "scipy", "scikit-learn", "openTSNE", "seaborn", "matplotlib"),
+    *("papermill", "jupyter-book", "sphinx", "myst-nb"),
+)
+
+
+class BookError(Exception):
+    """A notebook failed or a page could not be built; the message says which and shows why."""
+
+
+def make(study: Study, *, workers: int | None = None, only: str | None = None) -> Path:
+    """Execute the notebooks, build the book, and return the path of its first page.
+
+    Parameters
+    ----------
+    study : Study
+    workers : int, optional
+        Processes that train; see `study.ensure`.
+    only : str, optional
+        The one notebook to execute, by the name of its file without ending. The others' last executed
+        copies are kept, and must be there and of the same study.
+    """
+    root, build = runs.project_folder(), runs.build_folder()
+    names = notebooks_in_order(root)
+    if only is not None and only not in names:
+        raise InputError(f"there is no notebook '{only}'; expected one of {', '.join(names)}")
+    if only is not None:
+        _require_executed(study, [name for name in names if name != only], build / "executed")
+    found = ensure(study, workers=workers)
+    for name in names:
+        if only in (None, name):
+            execute(root / "notebooks" / f"{name}.ipynb", build / "executed" / f"{name}.ipynb", study)
+    stage = build / "book.staging"
+    _stage(root, stage, build / "executed", names, study, found)
+    _build_html(stage, build / "book.log")
+    shutil.rmtree(build / "book", ignore_errors=True)
+    stage.rename(build / "book")
+    return build / "book" / "_build" / "html" / "index.html"
+
+
+def notebooks_in_order(root: Path) -> list[str]:
+    """Return the names of the notebooks in the order of the table of contents."""
+    return re.findall(r"file:\s*notebooks/(\w+)", (root / "_toc.yml").read_text("utf-8"))
+
+
+def _require_executed(study: Study, names: list[str], folder: Path) -> None:
+    for name in names:
+        path = folder / f"{name}.ipynb"
+        if not path.is_file():
+            raise InputError(f"{name} has no executed copy at {path}; build the whole book once, without --only")
+        made = nbformat.read(path, as_version=4).metadata["beyond_hard_labels"]
+        if made["command"] != study.command:
+            raise InputError(
+                f"{path} was executed with '{made['command']}', not '{study.command}'; build the whole book"
+            )
+
+
+def execute(source: Path, target: Path, study: Study) -> None:
+    """Execute one notebook with papermill; `target` appears only if every cell ran.
+
+    Raises
+    ------
+    BookError
+        With the notebook, the cell and the traceback; the failed copy stays beside the target.
+    """
+    import papermill
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failed = target.with_name(f"{source.stem}.failed.ipynb")
+    parameters = {"profile": study.profile, **study.changed}
+    if parameters == {"profile": "quick"}:
+        parameters = {}  # what the notebook says itself; no injected cell
+    _tell(f"executing {source.stem}")
+    started = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            source,
+            failed,
+            parameters,
+            kernel_name="python3",
+            cwd=source.parent,
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns at every start that it speaks TCP
+        )
+    except Exception as error:  # papermill, nbclient and zmq each have their own; all mean that the book stops
+        raise BookError(f"notebook {source.stem} failed, see {failed}:\n{error}") from error
+    notebook = nbformat.read(failed, as_version=4)
+    faults = unfinished(notebook)
+    if faults:
+        raise BookError(f"notebook {source.stem} is not whole, see {failed}: " + "; ".join(faults))
+    seconds = time.perf_counter() - started
+    notebook.metadata["beyond_hard_labels"] = {"command": study.command, "seconds": round(seconds, 1)}
+    nbformat.write(_scrubbed(notebook), failed)
+    failed.replace(target)
+
+
+def unfinished(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return what keeps an executed notebook from being whole; nothing if it is.
+
+    Papermill's own record is no proof: it calls a cell completed whose kernel was killed.
+    """
+    faults = []
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            faults.append(f"cell {number} never ran")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                faults.append(f"cell {number} raised {output.ename}: {output.evalue}")
+            elif output.get("name") == "stderr":
+                faults.append(f"cell {number} wrote to stderr: {output.text.strip()[:300]}")
+    if "language_info" not in notebook.metadata:
+        faults.append("no kernel recorded its language")
+    return faults
+
+
+def _scrubbed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove what papermill records of paths and times, so that a copy says nothing of the machine."""
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    return notebook
+
+
+def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Study, found: list[runs.Run]) -> None:
+    """Lay out the complete book: configuration, pages with their numbers, executed notebooks, source."""
+    shutil.rmtree(stage, ignore_errors=True)
+    shutil.copytree(root / "book", stage / "book")
+    shutil.copytree(root / "src", stage / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(root / "_toc.yml", stage)
+    _write_config(root / "_config.yml", stage / "_config.yml")
+    (stage / "notebooks").mkdir()
+    for name in names:
+        shutil.copy(executed / f"{name}.ipynb", stage / "notebooks")
+    named = report.numbers(study, found) | _page_tables(study, found, executed, names)
+    for page in sorted((stage / "book").glob("*.md")):
+        page.write_text(report.fill(page.read_text("utf-8"), named, f"book/{page.name}"), "utf-8")
+
+
+def _write_config(source: Path, target: Path) -> None:
+    """Copy the configuration; repository buttons are on only where BHL_REPOSITORY_URL gives the address."""
+    config = yaml.safe_load(source.read_text("utf-8"))
+    if url := os.environ.get("BHL_REPOSITORY_URL"):
+        config["repository"] = {"url": url, "branch": "main", "path_to_book": ""}
+        config["html"] |= {"use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True}
+    target.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+
+
+def _page_tables(study: Study, found: list[runs.Run], executed: Path, names: list[str]) -> dict[str, str]:
+    seconds = {
+        name: nbformat.read(executed / f"{name}.ipynb", as_version=4).metadata["beyond_hard_labels"]["seconds"]
+        for name in names
+    }
+    tables = {
+        "runs": report.run_table(found),
+        "one": report.table_one(found),
+        "parameters": report.parameter_table(study),
+        "notebooks": pd.DataFrame({"notebook": list(seconds), "seconds": [f"{s:.1f}" for s in seconds.values()]}),
+        "machine": pd.DataFrame(runs.machine(found[0].spec.device).items(), columns=["what", "value"]),
+        "versions": pd.DataFrame(
+            [(name, importlib.metadata.version(name)) for name in _SHOWN_PACKAGES], columns=["package", "version"]
+        ),
+    }
+    return {f"table.{name}": report.markdown_table(frame) for name, frame in tables.items()} | {
+        "command": study.command
+    }
+
+
+def _build_html(stage: Path, log: Path) -> None:
+    """Build the staged book; any warning of Sphinx is an error."""
+    _tell("building the pages")
+    command = [
+        sys.executable,
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
+        "build",
+        str(stage),
+        "-W",
+        "-n",
+        "--keep-going",
+    ]
+    with log.open("w", encoding="utf-8") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if code or not (stage / "_build" / "html" / "index.html").is_file():
+        lines = log.read_text("utf-8").splitlines()
+        shown = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL", line)] or lines[-20:]
+        raise BookError(f"jupyter-book ended with code {code}, see {log}:\n" + "\n".join(shown))
+
+
+def _tell(line: str) -> None:
+    print(f"bhl: {line}", file=sys.stderr, flush=True)

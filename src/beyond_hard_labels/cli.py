@@ -1,0 +1,176 @@
+"""The command ``bhl``, also ``python -m beyond_hard_labels``."""
+
+import argparse
+import json
+import re
+import sys
+import time
+
+from beyond_hard_labels import InputError, __version__
+
+UNFINISHED = 75  # exit code of a study that the time limit stopped; calling again goes on
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 failed, 2 bad input, 75 stopped in time."""
+    arguments = _parser().parse_args(argv)
+    from beyond_hard_labels.training import TimeUp
+
+    try:
+        return arguments.command(arguments)
+    except InputError as error:
+        print(f"bhl: error: {error}", file=sys.stderr)
+        return 2
+    except TimeUp as error:
+        print(f"bhl: {error}", file=sys.stderr)
+        return UNFINISHED
+    except KeyboardInterrupt:
+        print("bhl: interrupted; finished runs are kept", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bhl",
+        description="Reproduce 'Beyond Hard Labels': train on hard and on soft labels, compare, build the book.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped at the time limit (call again to go on).",
+    )
+    parser.add_argument("--version", action="version", version=f"bhl {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    book = _add(commands, "book", _book, "execute the notebooks and build the pages under build/book")
+    _add_study_options(book)
+    _add_workers(book)
+    book.add_argument("--only", metavar="NOTEBOOK", help="execute this one only, e.g. 03_training; keep the others")
+
+    run = _add(commands, "run", _run, "train one run, or find it")
+    run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic")
+    run.add_argument("--labels", required=True, metavar="KIND", help="hard (majority) or soft (mean)")
+    run.add_argument("--split", required=True, type=int, metavar="K", help="number of the random split, from 0")
+    run.add_argument("--json", action="store_true", help="print key, folder, trained and metrics as JSON")
+    _add_study_options(run)
+
+    study = _add(commands, "study", _study, "train what is missing of all runs: both kinds of label, all splits")
+    _add_study_options(study)
+    _add_workers(study)
+    study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
+
+    data = _add(commands, "data", None, "look at a set of images, or write it out")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    describe = _add(actions, "describe", _describe, "print size, moments, classes and ambiguity of a set")
+    describe.add_argument("name", metavar="NAME", help="synthetic")
+    describe.add_argument("--json", action="store_true", help="print as JSON")
+    _add_study_options(describe)
+    export = _add(actions, "export", _export, "write a set in the folder format of DCIC, with simulated votes")
+    export.add_argument("name", metavar="NAME", help="synthetic")
+    export.add_argument("folder", metavar="DIR", help="the set goes to DIR/Synthetic, which must not exist")
+    export.add_argument("--votes", type=int, default=100, metavar="N", help="annotators (default 100)")
+    export.add_argument("--votes-seed", type=int, default=0, metavar="SEED", help="seed of the votes (default 0)")
+    _add_study_options(export)
+    return parser
+
+
+def _add(commands, name: str, function, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="quick", metavar="P", help="smoke, quick (default) or paper")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one parameter of the profile, repeatable; an unknown key lists the valid ones",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that train (default: the cores)")
+
+
+def _plan(arguments):
+    from beyond_hard_labels.parameters import parse
+    from beyond_hard_labels.study import plan, valid_parameters
+
+    overrides = parse(valid_parameters(), arguments.set)
+    if dataset := getattr(arguments, "dataset", None) or getattr(arguments, "name", None):
+        overrides["dataset"] = dataset
+    return plan(**{"profile": arguments.profile, **overrides})
+
+
+def _check_workers(arguments) -> int | None:
+    if arguments.workers is not None and arguments.workers < 1:
+        raise InputError(f"--workers is {arguments.workers}, expected at least 1")
+    return arguments.workers
+
+
+def _book(arguments) -> int:
+    from beyond_hard_labels.book import BookError, make
+
+    study = _plan(arguments)
+    try:
+        page = make(study, workers=_check_workers(arguments), only=arguments.only)
+    except BookError as error:
+        print(f"bhl: {error}", file=sys.stderr)
+        return 1
+    print(f"The book is at {page}")
+    return 0
+
+
+def _run(arguments) -> int:
+    from beyond_hard_labels.study import find_or_train
+
+    run, trained = find_or_train(_plan(arguments).spec(arguments.labels, arguments.split))
+    if arguments.json:
+        report = {"key": run.spec.key, "folder": str(run.folder), "trained": trained, "metrics": run.metrics}
+        print(json.dumps(report, indent=1))
+    else:
+        print(f"{run.spec.key} {'trained' if trained else 'found'} in {run.folder}")
+        for name, value in run.metrics.items():
+            print(f"  {name:20s} {value:.4f}")
+    return 0
+
+
+def _study(arguments) -> int:
+    from beyond_hard_labels.report import scores
+    from beyond_hard_labels.study import ensure
+
+    deadline = time.time() + _seconds(arguments.time_limit)
+    found = ensure(_plan(arguments), workers=_check_workers(arguments), deadline=deadline)
+    print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
+    return 0
+
+
+def _seconds(limit: str | None) -> float:
+    if limit is None:
+        return float("inf")
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", limit)
+    if not match:
+        raise InputError(f"--time-limit is '{limit}', expected a number with s, m or h, for example 9m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _describe(arguments) -> int:
+    from beyond_hard_labels.report import describe
+    from beyond_hard_labels.study import images_of
+
+    described = describe(images_of(_plan(arguments).spec("soft", 0)))
+    if arguments.json:
+        print(json.dumps(described, indent=1))
+    else:
+        for name, value in described.items():
+            print(f"{name:16s} {value}")
+    return 0
+
+
+def _export(arguments) -> int:
+    from beyond_hard_labels.dcic import export
+    from beyond_hard_labels.study import images_of
+
+    data = images_of(_plan(arguments).spec("soft", 0))
+    folder = export(data, arguments.folder, n_votes=arguments.votes, seed=arguments.votes_seed)
+    print(f"{len(data.ids)} images, {arguments.votes} votes each (seed {arguments.votes_seed}), in {folder}")
+    return 0

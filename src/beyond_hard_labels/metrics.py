@@ -1,0 +1,184 @@
+"""Metrics of predicted distributions, and what three splits can say about a difference.
+
+All functions take float64 (N, K) arrays whose rows sum to 1 and return a float; `truth` is always
+the soft truth unless its name says otherwise.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+_CLIP = 1e-5  # DCIC's; a confident miss saturates at -log(1e-5) = 11.51
+
+
+def macro_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean over classes of recall, against the argmax of the soft truth (paper, section 2).
+
+    Classes without a single image do not count. Three images of class 0 and one of class 1, all
+    predicted as class 0, give 0.5.
+    """
+    true, guess = truth.argmax(axis=1), predicted.argmax(axis=1)
+    size = np.bincount(true, minlength=truth.shape[1])
+    hits = np.bincount(true[true == guess], minlength=truth.shape[1])
+    present = size > 0
+    return float((hits[present] / size[present]).mean())
+
+
+def kl(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean KL(truth || predicted) in nats, both clipped as in the authors' code (DCIC).
+
+    Clipping to [1e-5, 1 - 1e-5] without renormalising bounds a confident miss: truth (1, 0) and
+    prediction (0, 1) give 11.5127.
+    """
+    y, p = np.clip(truth, _CLIP, 1 - _CLIP), np.clip(predicted, _CLIP, 1 - _CLIP)
+    return float((y * np.log(y / p)).sum(axis=1).mean())
+
+
+def exact_kl(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean KL(truth || predicted) in nats as defined: infinite where a true class gets 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(truth > 0, truth * np.log(truth / predicted), 0.0)
+    return float(terms.sum(axis=1).mean())
+
+
+def jensen_shannon(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean Jensen-Shannon divergence in nats, in [0, ln 2]; disjoint rows give ln 2."""
+    middle = (truth + predicted) / 2
+    return (exact_kl(truth, middle) + exact_kl(predicted, middle)) / 2
+
+
+def manhattan(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean sum of absolute differences, in [0, 2]; disjoint rows give 2."""
+    return float(np.abs(truth - predicted).sum(axis=1).mean())
+
+
+def brier(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean squared distance, in [0, 2]; disjoint one-hot rows give 2."""
+    return float(((truth - predicted) ** 2).sum(axis=1).mean())
+
+
+def calibration_error(truth: np.ndarray, predicted: np.ndarray, n_bins: int = 10) -> float:
+    """Return the expected calibration error against the soft truth, in [0, 1].
+
+    Images are binned by the confidence of their predicted class, in `n_bins` bins of equal width
+    (Guo et al. 2017); within a bin the mean confidence is compared with the mean *true probability*
+    of the predicted class, which a hard truth could only call right or wrong.
+    """
+    reliability = reliability_bins(truth, predicted, n_bins)
+    share = reliability.size / len(truth)
+    return float((share * np.abs(reliability.confidence - reliability.agreement))[reliability.size > 0].sum())
+
+
+class Reliability(NamedTuple):
+    """Per bin of confidence: images, mean confidence and mean true probability (NaN where empty)."""
+
+    size: np.ndarray
+    confidence: np.ndarray
+    agreement: np.ndarray
+
+
+def pooled_reliability(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Reliability:
+    """Return the reliability of several runs' (truth, predicted) pairs taken together."""
+    truth, predicted = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    return reliability_bins(truth, predicted)
+
+
+def reliability_bins(truth: np.ndarray, predicted: np.ndarray, n_bins: int = 10) -> Reliability:
+    """Return what a reliability diagram shows, one entry a bin; see `calibration_error`."""
+    guess = predicted.argmax(axis=1)
+    rows = np.arange(len(truth))
+    confidence, agreement = predicted[rows, guess], truth[rows, guess]
+    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    size = np.bincount(bins, minlength=n_bins)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            size,
+            np.bincount(bins, confidence, n_bins) / size,
+            np.bincount(bins, agreement, n_bins) / size,
+        )
+
+
+def entropy(rows: np.ndarray) -> np.ndarray:
+    """Return the entropy of each row in nats: float64 (N,), in [0, ln K]; a one-hot row gives 0."""
+    return np.where(rows > 0, -rows * np.log(np.where(rows > 0, rows, 1.0)), 0.0).sum(axis=1)
+
+
+def entropy_correlation(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the Pearson correlation of true and predicted entropy, NaN if either is constant.
+
+    It asks whether a model is unsure where the truth is ambiguous.
+    """
+    a, b = entropy(truth), entropy(predicted)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def one_hot_kl(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return `kl` against the one-hot majority of the truth, as the authors' code scores its hard arm."""
+    return kl(np.eye(truth.shape[1])[truth.argmax(axis=1)], predicted)
+
+
+METRICS = {
+    "macro_accuracy": macro_accuracy,
+    "kl": kl,
+    "one_hot_kl": one_hot_kl,
+    "exact_kl": exact_kl,
+    "jensen_shannon": jensen_shannon,
+    "manhattan": manhattan,
+    "brier": brier,
+    "calibration_error": calibration_error,
+    "entropy_correlation": entropy_correlation,
+}
+
+
+def score(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Return every metric of `METRICS` by name."""
+    return {name: metric(truth, predicted) for name, metric in METRICS.items()}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return float64 probabilities of logits (N, K); rows sum to 1."""
+    z = logits.astype(np.float64)
+    z = np.exp(z - z.max(axis=1, keepdims=True))
+    return z / z.sum(axis=1, keepdims=True)
+
+
+class Interval(NamedTuple):
+    """A mean difference with its interval and the two-sided p value of no difference."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def corrected_t(differences, test_share: float, *, level: float = 0.95) -> Interval:
+    """Return the corrected resampled t interval of paired differences over random splits.
+
+    Random splits of one set share their images, so the variance of the mean is larger than J
+    independent splits would have; Nadeau and Bengio (2003) replace 1/J by 1/J + n_test/n_train.
+
+    Parameters
+    ----------
+    differences : array_like
+        (J,), one paired difference a split, J >= 2.
+    test_share : float
+        n_test / n_train; 1/3 for a 60/20/20 split.
+    level : float
+        Coverage, in (0, 1).
+
+    Returns
+    -------
+    Interval
+        NaN bounds with fewer than two splits, since one split says nothing of its own spread.
+    """
+    d = np.asarray(differences, np.float64)
+    n = len(d)
+    if n < 2:
+        return Interval(float(d.mean()), float("nan"), float("nan"), float("nan"))
+    error = np.sqrt((1 / n + test_share) * d.var(ddof=1))
+    half = stats.t.ppf((1 + level) / 2, n - 1) * error
+    p = 2 * stats.t.sf(abs(d.mean()) / error, n - 1) if error > 0 else float(d.mean() == 0)
+    return Interval(float(d.mean()), float(d.mean() - half), float(d.mean() + half), float(p))

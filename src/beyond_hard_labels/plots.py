@@ -1,0 +1,157 @@
+"""Figures: arrays in, a matplotlib figure out; nothing is computed that a number could hang on.
+
+Colours mean something: hue is the hue of the image; the two arms keep their colours throughout
+(blue for hard, orange for soft, which colour-blind readers can tell apart).
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import hsv_to_rgb
+
+ARM_COLOURS = {"hard": "#0072B2", "soft": "#D55E00"}
+CLASS_COLOURS = {"b": "#3B6FE0", "g": "#2E9E4F", "r": "#D6423B"}
+
+
+def use_style() -> None:
+    """Set the one style of all figures; white ground, so that dark pages show them as cards."""
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9)
+    plt.rcParams.update({"figure.dpi": 110, "figure.facecolor": "white", "axes.spines.top": False})
+    plt.rcParams.update({"axes.spines.right": False, "svg.hashsalt": "beyond-hard-labels"})
+
+
+def montage(images: np.ndarray, titles: list[str], *, columns: int) -> plt.Figure:
+    """Show images (N, C, H, W) uint8 in a grid, each under its title."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.75 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def interpolation(images: np.ndarray, hues: np.ndarray, shapes: np.ndarray) -> plt.Figure:
+    """Show a grid of images (len(shapes) * len(hues), 3, H, W), hue to the right and shape downwards."""
+    size = images.shape[-1]
+    grid = images.reshape(len(shapes), len(hues), 3, size, size).transpose(0, 3, 1, 4, 2)
+    figure, axis = plt.subplots(figsize=(9, 9 * len(shapes) / len(hues) + 0.6))
+    axis.imshow(grid.reshape(len(shapes) * size, len(hues) * size, 3), interpolation="nearest")
+    axis.set_xticks((np.arange(len(hues)) + 0.5) * size, [f"{h:.2f}" for h in hues])
+    axis.set_yticks((np.arange(len(shapes)) + 0.5) * size, [f"{s:.2f}" for s in shapes])
+    axis.set(xlabel="hue position (0 red, 1/3 green, 2/3 blue)", ylabel="shape position\n(0 circle, 1 ellipse)")
+    axis.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def class_sizes(truth: np.ndarray, pure: np.ndarray, class_names: tuple[str, ...]) -> plt.Figure:
+    """Show how many images each class leads, pure and interpolated ones stacked."""
+    leading = truth.argmax(axis=1)
+    counts = [np.bincount(leading[part], minlength=len(class_names)) for part in (pure, ~pure)]
+    figure, axis = plt.subplots(figsize=(6.5, 3))
+    colours = [CLASS_COLOURS[name[0]] for name in class_names]
+    axis.bar(class_names, counts[0], color=colours, label="pure")
+    axis.bar(class_names, counts[1], bottom=counts[0], color=colours, alpha=0.45, label="interpolated")
+    axis.set(xlabel="majority class", ylabel="images")
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2)
+    figure.tight_layout()
+    return figure
+
+
+def distributions(rows: dict[str, np.ndarray], titles: list[str], class_names: tuple[str, ...]) -> plt.Figure:
+    """Show label distributions as bars: one panel an image, one colour a named (N, K) array."""
+    n = len(titles)
+    figure, axes = plt.subplots(1, n, figsize=(2.3 * n, 2.5), sharey=True, squeeze=False)
+    width = 0.8 / len(rows)
+    palette = sns.color_palette("colorblind", len(rows))
+    for i, axis in enumerate(axes[0]):
+        for j, (name, array) in enumerate(rows.items()):
+            axis.bar(
+                np.arange(len(class_names)) + (j + 0.5) * width - 0.4, array[i], width, label=name, color=palette[j]
+            )
+        axis.set_xticks(range(len(class_names)), class_names)
+        axis.set_title(titles[i], fontsize=9)
+        axis.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("probability")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    return figure
+
+
+def curve(x: np.ndarray, lines: dict[str, np.ndarray], *, xlabel: str, ylabel: str) -> plt.Figure:
+    """Show positive lines over a logarithmic axis in x and y."""
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    for (name, y), colour, style in zip(
+        lines.items(), sns.color_palette("colorblind"), ("o-", "s--", "^:"), strict=False
+    ):
+        axis.loglog(x, y, style, label=name, color=colour)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def training_curves(runs: list) -> plt.Figure:
+    """Show macro accuracy and KL on validation images over epochs: mean and range over the splits."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    for axis, name, label in zip(
+        axes, ("macro_accuracy", "kl"), ("macro accuracy", "KL to soft truth (nats)"), strict=True
+    ):
+        for arm, colour in ARM_COLOURS.items():
+            histories = [r.history for r in runs if r.spec.labels == arm]
+            epochs, values = histories[0]["epoch"], np.array([h[name] for h in histories])
+            axis.plot(epochs, values.mean(axis=0), color=colour, label=f"{arm} labels")
+            axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axis.set(xlabel="epoch", ylabel=label)
+    axes[1].set_yscale("log")
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def score_pairs(table) -> plt.Figure:
+    """Show both headline metrics of each split, the two arms of a split joined by a line."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    for axis, name, label in zip(
+        axes, ("macro_accuracy", "kl"), ("macro accuracy", "KL to soft truth (nats)"), strict=True
+    ):
+        wide = table.pivot(index="split", columns="labels", values=name)
+        axis.plot([0, 1], wide[["hard", "soft"]].to_numpy().T, color="0.6", zorder=1)
+        for x, arm in enumerate(("hard", "soft")):
+            axis.scatter([x] * len(wide), wide[arm], color=ARM_COLOURS[arm], zorder=2)
+        axis.set_xticks([0, 1], ["hard labels", "soft labels"])
+        axis.set(xlim=(-0.4, 1.4), ylabel=label)
+    axes[1].set_yscale("log")
+    figure.tight_layout()
+    return figure
+
+
+def reliability(bins: dict) -> plt.Figure:
+    """Show per arm the mean true probability of the predicted class against the confidence in it."""
+    figure, axis = plt.subplots(figsize=(4.2, 3.8))
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
+    for arm, values in bins.items():
+        axis.plot(values.confidence, values.agreement, "o-", color=ARM_COLOURS[arm], label=f"{arm} labels")
+    axis.set(xlabel="confidence", ylabel="true probability", xlim=(0, 1.02), ylim=(0, 1.02))
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def maps(planes: dict[str, np.ndarray], hue: np.ndarray, shape: np.ndarray) -> plt.Figure:
+    """Show the maps (N, 2) of both arms as the paper's Figure 1: hue to the left, shape to the right."""
+    figure, axes = plt.subplots(len(planes), 2, figsize=(9, 4.4 * len(planes)), squeeze=False)
+    wheel = hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.full_like(hue, 0.9)], axis=1))
+    for row, (arm, plane) in zip(axes, planes.items(), strict=True):
+        row[0].scatter(*plane.T, c=wheel, s=5, linewidths=0)
+        points = row[1].scatter(*plane.T, c=shape, cmap="viridis", s=5, linewidths=0)
+        for axis, what in zip(row, ("colour", "shape"), strict=True):
+            axis.set(title=f"{arm} labels: {what} position", xticks=[], yticks=[], aspect="equal")
+            axis.grid(False)
+            sns.despine(ax=axis, left=True, bottom=True)
+    figure.tight_layout()
+    figure.colorbar(points, ax=axes[:, 1], label="shape (0 circle, 1 ellipse)", shrink=0.6)
+    return figure

@@ -1,0 +1,245 @@
+"""The store of finished runs: the one place where results are written and read.
+
+A run is a frozen spec and a directory named by the hash of the spec:
+
+    spec.json          the spec
+    manifest.json      fingerprints of data and code, versions, machine, sizes
+    predictions.npz    test and validation: row indices, soft truth, targets, logits
+    features.npz       pooled features of the test images
+    history.csv        one row an epoch
+    weights.safetensors
+
+Everything is written under a temporary name and renamed once. Metrics are not stored: they are
+computed from the predictions whenever they are read, so a change in `metrics` retrains nothing.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+import tokenize
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from beyond_hard_labels import InputError, metrics
+from beyond_hard_labels.parameters import option
+from beyond_hard_labels.training import TrainConfig, Trained
+from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
+
+_RESULT_MODULES = ("randomness", "images", "votes", "augmentation", "models", "training")
+_RESULT_PACKAGES = ("numpy", "torch", "timm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(TrainConfig):
+    """One run: a training config and what it is trained on."""
+
+    dataset: str = option("name of the set", choices=("synthetic",))
+    n_images: int = option("images of the whole set", at_least=5)
+    image_size: int = option("side in pixels", at_least=16)
+    data_seed: int = option("seed of the generated set", at_least=0)
+    labels: str = option("kind of label trained on", choices=LABEL_KINDS)
+    ties: str = option("what a hard label does with tied votes", choices=TIE_POLICIES)
+    split: int = option("number of the random split; seeds everything in the run", at_least=0)
+
+    @property
+    def key(self) -> str:
+        """Name of the run: the first 12 hexadecimal digits of the hash of its spec.
+
+        A local weights file counts by its checksum, not by where it lies.
+        """
+        spec = asdict(self)
+        if spec["weights_sha256"]:
+            spec["weights"] = "file"
+        return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as read from the store.
+
+    Attributes
+    ----------
+    spec : RunSpec
+    folder : Path
+    manifest : dict
+        Fingerprints, versions and the machine.
+    history : pandas.DataFrame
+        One row an epoch, metrics on the validation images.
+    index, truth, predicted : np.ndarray
+        The test images' rows in the set (N,), their soft truth (N, K) and predicted distribution
+        (N, K).
+    """
+
+    spec: RunSpec
+    folder: Path
+    manifest: dict
+    history: pd.DataFrame
+    index: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every metric on the test images, computed now."""
+        return metrics.score(self.truth, self.predicted)
+
+    @property
+    def features(self) -> np.ndarray:
+        """Pooled features of the test images, float32 (N, F)."""
+        with np.load(self.folder / "features.npz", allow_pickle=False) as file:
+            return file["test"]
+
+
+def build_folder() -> Path:
+    """Return the folder of everything generated: BHL_BUILD_DIR, else ``build`` in the project."""
+    return Path(os.environ.get("BHL_BUILD_DIR") or project_folder() / "build").resolve()
+
+
+def project_folder() -> Path:
+    """Return the checkout that this package is installed from, else the current folder."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "_toc.yml").is_file() else Path.cwd()
+
+
+def code_without_comments(source: str) -> str:
+    """Return the source without comments, docstrings and blank lines, whatever the Python version."""
+    lines = source.splitlines(keepends=True)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column] + "\n"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            for row in range(node.body[0].lineno - 1, node.body[0].end_lineno):
+                lines[row] = "\n"
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+@functools.cache
+def code_fingerprint(*modules: str) -> str:
+    """Return the hash of the code of modules of this package; comments and docstrings do not count."""
+    digest = hashlib.sha256()
+    for module in modules:
+        path = Path(importlib.util.find_spec(f"beyond_hard_labels.{module}").origin)
+        digest.update(code_without_comments(path.read_text("utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def provenance() -> dict:
+    """Return what a local run must share with this moment to count: data, code and versions."""
+    return {
+        "data": code_fingerprint("randomness", "shapes"),  # a generated set is its parameters and its code
+        "code": code_fingerprint(*_RESULT_MODULES),
+        "versions": {name: importlib.metadata.version(name) for name in _RESULT_PACKAGES},
+    }
+
+
+def find(spec: RunSpec) -> Run | None:
+    """Return the local run of a spec if it is there and fresh, else None."""
+    folder = build_folder() / "runs" / spec.key
+    if not (folder / "manifest.json").is_file():
+        return None
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    if any(manifest[name] != value for name, value in provenance().items()):
+        return None
+    return load(folder)
+
+
+def load(folder: Path) -> Run:
+    """Read a run's directory."""
+    spec = json.loads((folder / "spec.json").read_text("utf-8"))
+    names = {field.name for field in fields(RunSpec)}
+    if set(spec) != names:
+        raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {sorted(names ^ set(spec))}")
+    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
+        index, truth, logits = (file[f"test_{part}"] for part in ("index", "truth", "logits"))
+    return Run(
+        spec=RunSpec(**spec),
+        folder=folder,
+        manifest=json.loads((folder / "manifest.json").read_text("utf-8")),
+        history=pd.read_csv(folder / "history.csv"),
+        index=index,
+        truth=truth,
+        predicted=metrics.softmax(logits),
+    )
+
+
+def save(spec: RunSpec, trained: Trained, split, truth: np.ndarray, ties: int, seconds: float) -> Run:
+    """Write a run whole or not at all, replacing a stale one, and return it as read back.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    trained : Trained
+    split : Split
+    truth : np.ndarray
+        Soft truth of the whole set (N, K).
+    ties : int
+        Tied images among the training images.
+    seconds : float
+        Wall time of the training.
+    """
+    from safetensors.numpy import save_file
+
+    folder = build_folder() / "runs" / spec.key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=folder.parent))
+    replaced = temporary.with_name(temporary.name + "-replaced")
+    try:
+        np.savez_compressed(
+            temporary / "predictions.npz",
+            test_index=split.test,
+            test_truth=truth[split.test],
+            test_logits=trained.test_logits,
+            validation_index=split.validation,
+            validation_truth=truth[split.validation],
+            validation_logits=trained.validation_logits,
+        )
+        np.savez_compressed(temporary / "features.npz", test=trained.test_features)
+        pd.DataFrame(trained.history).to_csv(temporary / "history.csv", index=False)
+        save_file({name: tensor.numpy() for name, tensor in trained.state.items()}, temporary / "weights.safetensors")
+        write_json(temporary / "spec.json", asdict(spec))
+        manifest = {
+            **provenance(),
+            "machine": machine(spec.device),
+            "training_images": len(split.train),
+            "tied_training_images": ties,
+            "seconds": round(seconds, 1),
+        }
+        write_json(temporary / "manifest.json", manifest)
+        if folder.exists():  # stale, or made meanwhile by another process
+            folder.rename(replaced)
+        temporary.rename(folder)
+    finally:
+        for leftover in (temporary, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return load(folder)
+
+
+def machine(device: str) -> dict[str, str]:
+    """Describe what runs here: Python, system, processor and, for cuda, the GPU."""
+    described = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    described["cores"] = str(os.cpu_count())
+    if device == "cuda":
+        import torch
+
+        described["gpu"] = torch.cuda.get_device_name()
+    return described
+
+
+def write_json(path: Path, content) -> None:
+    """Write JSON under a temporary name in the same folder, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,235 @@
+"""A study: the grid of runs behind the book, and how it is executed.
+
+A study is a profile with overrides. Its runs are all kinds of label times all splits; each is looked
+up in the store and trained if it is not there.
+"""
+
+import functools
+import math
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from importlib import resources
+from multiprocessing import get_context
+from typing import Any
+
+import yaml
+
+from beyond_hard_labels import runs, votes
+from beyond_hard_labels.images import LabelledImages, random_split
+from beyond_hard_labels.parameters import check, option, options
+from beyond_hard_labels.runs import Run, RunSpec
+from beyond_hard_labels.training import TimeUp, train
+
+PROFILES = ("smoke", "quick", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid of runs; make one with `plan`."""
+
+    profile: str = option("where defaults come from", choices=PROFILES)
+    protocol: str = option("as the paper writes it, or as the authors' code runs", choices=("as_written", "as_run"))
+    splits: int = option("random splits, each with both kinds of label", at_least=1)
+    perplexity: float = option("of the t-SNE map", at_least=2.0)
+    tsne_iterations: int = option("gradient steps of the t-SNE map", at_least=10)
+    shared: dict[str, Any]  # the fields that all runs share
+    changed: dict[str, Any]  # what was asked for beyond the profile
+
+    def spec(self, labels: str, split: int) -> RunSpec:
+        """Return the spec of one run."""
+        return RunSpec(labels=labels, split=split, **self.shared)
+
+    def specs(self) -> list[RunSpec]:
+        """Return the specs of all runs, split by split."""
+        return [self.spec(labels, split) for split in range(self.splits) for labels in votes.LABEL_KINDS]
+
+    @property
+    def command(self) -> str:
+        """The options that make this study again on the command line."""
+        sets = [
+            f"--set {name}={str(value).lower() if value in (True, False) else value}"
+            for name, value in self.changed.items()
+        ]
+        return " ".join([f"--profile {self.profile}", *sets])
+
+
+def valid_parameters() -> dict[str, Any]:
+    """Return the fields that a user may set, by name."""
+    fields = options(Study, RunSpec)
+    return {name: field for name, field in fields.items() if name not in ("labels", "split")}
+
+
+def plan(profile: str = "quick", **overrides) -> Study:
+    """Return the study of a profile with some parameters changed.
+
+    Raises
+    ------
+    InputError
+        On unknown names, wrong types and values out of range; see `parameters.check`.
+    """
+    check(valid_parameters(), {"profile": profile})
+    changed = check(valid_parameters(), overrides)
+    values = {"protocol": "as_written", **_read(profile)}
+    if changed.get("protocol") == "as_run":
+        values |= _read("as_run")
+    values |= changed
+    own = {name: values.pop(name) for name in ("protocol", "splits", "perplexity", "tsne_iterations")}
+    study = Study(profile=profile, shared=values, changed=changed, **own)
+    study.spec("soft", 0)  # checks what the profile says, too
+    return study
+
+
+def _read(profile: str) -> dict[str, Any]:
+    text = resources.files("beyond_hard_labels").joinpath(f"profiles/{profile}.yml").read_text("utf-8")
+    return yaml.safe_load(text)
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Study:
+    """Return the study that a notebook's parameters ask for; call it as ``from_notebook(globals())``.
+
+    Papermill only warns of a parameter that a notebook does not know; the cell after the injected one
+    sees the stray name, and this function refuses it.
+    """
+    plain = (str, int, float, bool, list, dict, tuple, type(None))
+    ipython = ("In", "Out")
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if isinstance(value, plain) and not name.startswith("_") and name not in ipython
+    }
+    wanted = {name: value for name, value in given.items() if value is not None or name not in valid_parameters()}
+    check(valid_parameters(), wanted)
+    return plan(**wanted)
+
+
+@functools.lru_cache(maxsize=2)
+def load_images(dataset: str, n_images: int, image_size: int, data_seed: int) -> LabelledImages:
+    """Return a set of labelled images; generated once a process."""
+    from beyond_hard_labels import shapes
+
+    return {"synthetic": shapes.synthetic}[dataset](n_images, image_size, data_seed)
+
+
+def images_of(spec: RunSpec) -> LabelledImages:
+    """Return the images that a run is trained on."""
+    return load_images(spec.dataset, spec.n_images, spec.image_size, spec.data_seed)
+
+
+def execute(spec: RunSpec, deadline: float = math.inf) -> str:
+    """Train one run, store it, and return its key; raises `training.TimeUp` at the deadline."""
+    started = time.perf_counter()
+    data = images_of(spec)
+    split = random_split(len(data.ids), spec.split)
+    targets = votes.targets(
+        data.truth if data.votes is None else data.votes, spec.labels, ties=spec.ties, seed=spec.split
+    )
+    progress = _progress_file(spec)
+    progress.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        trained = train(
+            data,
+            targets,
+            split,
+            spec,
+            seed=spec.split,
+            deadline=deadline,
+            on_epoch=lambda epoch: progress.write_text(str(epoch)),
+        )
+    finally:
+        progress.unlink(missing_ok=True)
+    tied = int(targets.tied[split.train].sum())
+    return runs.save(spec, trained, split, data.truth, tied, time.perf_counter() - started).spec.key
+
+
+def _progress_file(spec: RunSpec):
+    return runs.build_folder() / "progress" / spec.key
+
+
+def find_or_train(spec: RunSpec) -> tuple[Run, bool]:
+    """Return a run and whether it had to be trained, in this process."""
+    found = runs.find(spec)
+    if found is None:
+        execute(spec)
+    return found or runs.find(spec), found is None
+
+
+def ensure(
+    study: Study, *, workers: int | None = None, deadline: float = math.inf, executor: Executor | None = None
+) -> list[Run]:
+    """Return all runs of a study, in the order of its specs, after training those that are missing.
+
+    Parameters
+    ----------
+    study : Study
+    workers : int, optional
+        Processes; by default as many as the cores hold at the study's threads a run, one for cuda. No
+        result depends on it.
+    deadline : float
+        ``time.time()`` after which no epoch starts.
+    executor : concurrent.futures.Executor, optional
+        Runs the trainings in place of a process pool; it must see the same build folder.
+
+    Raises
+    ------
+    TimeUp
+        If runs are missing at the deadline; finished ones are kept, so another call goes on.
+    """
+    specs = study.specs()
+    missing = [spec for spec in specs if runs.find(spec) is None]
+    if missing:
+        if workers is None:
+            workers = 1 if missing[0].device == "cuda" else max(1, len(os.sched_getaffinity(0)) // missing[0].threads)
+        pool = executor or ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn"))
+        try:
+            _train_all(missing, pool, deadline)
+        finally:
+            if executor is None:
+                pool.shutdown(cancel_futures=True)
+    return [runs.find(spec) for spec in specs]
+
+
+def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
+    futures = {pool.submit(execute, spec, deadline): spec for spec in specs}
+    pending, stopped, epochs = set(futures), 0, 0
+    with _bar(sum(spec.epochs for spec in specs)) as bar:
+        while pending:
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                if isinstance(future.exception(), TimeUp):
+                    stopped += 1
+                    continue
+                future.result()
+                epochs += futures[future].epochs
+            bar.update(epochs + sum(_epochs_done(futures[future]) for future in pending) - bar.n)
+    if stopped:
+        raise TimeUp(
+            f"time limit: {len(specs) - stopped} runs finished now, {stopped} missing; the same command goes on"
+        )
+
+
+def _epochs_done(spec: RunSpec) -> int:
+    try:
+        return int(_progress_file(spec).read_text() or 0)
+    except FileNotFoundError:
+        return 0
+
+
+def _bar(total: int):
+    """Return a progress bar of epochs; in a notebook it is plain text that vanishes at the end."""
+    import sys
+
+    from tqdm import tqdm
+
+    in_notebook = "ipykernel" in sys.modules
+    file = sys.stdout if in_notebook else sys.stderr
+    seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
+    bar = tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds)
+    if in_notebook:
+        from IPython.display import clear_output
+
+        close = bar.close
+        bar.close = lambda: (close(), clear_output())
+    return bar

@@ -1,0 +1,99 @@
+import colorsys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from beyond_hard_labels import augmentation, shapes
+
+OFF = {"augment_flip": False, "augment_rotate": False, "augment_zoom": False, "augment_colour": False}
+
+
+def config(**on):
+    return SimpleNamespace(**{**OFF, **{f"augment_{name}": value for name, value in on.items()}})
+
+
+@pytest.fixture
+def images():
+    return torch.from_numpy(shapes.synthetic(200, 32, 0).images)
+
+
+def test_nothing_switched_on_only_scales_bytes_to_minus_one_and_one(images):
+    x = augmentation.augment(images, augmentation.draw(200, 0, 0), config())
+    assert torch.equal(x, images.float() / 127.5 - 1)
+    assert (x.min(), x.max()) == (-1, 1)
+
+
+def test_flips_and_rotations_give_each_of_the_eight_symmetries_and_nothing_else():
+    image = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3)
+    symmetries = {tuple(np.rot90(m, k).ravel()) for k in range(4) for m in (image[0, 0].numpy(), image[0, 0].numpy().T)}
+    u = augmentation.draw(400, 0, 0)
+    x = augmentation.augment(image.expand(400, 1, 3, 3), u, config(flip=True, rotate=True))
+    seen = {tuple(np.rint((row.ravel() + 1) * 127.5).astype(int)) for row in x.numpy()}
+    assert seen == {tuple(int(v) for v in s) for s in symmetries}
+
+
+@pytest.mark.parametrize(("name", "share"), [("zoom", 0.3), ("flip", 0.75), ("rotate", 0.375)])
+def test_the_share_of_images_that_a_step_changes_is_its_probability(name, share):
+    images = torch.randint(0, 256, (4000, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x = augmentation.augment(images, augmentation.draw(4000, 1, 2), config(**{name: True}))
+    changed = (x != augmentation.scale(images)).flatten(1).any(1).float().mean()
+    assert changed == pytest.approx(share, abs=0.03)
+
+
+def test_zoom_enlarges_the_centre():
+    centre = torch.zeros((1, 1, 32, 32), dtype=torch.uint8)
+    centre[..., 8:24, 8:24] = 255
+    u = torch.full((1, 9), 0.0)  # zooms, to 0.80 of the width
+    lit = (augmentation.augment(centre, u, config(zoom=True)) > 0).float().sum()
+    assert lit == pytest.approx(256 / 0.8**2, rel=0.02)
+
+
+def test_every_image_of_a_batch_draws_for_itself(images):
+    same = images[:1].expand(50, -1, -1, -1)
+    x = augmentation.augment(same, augmentation.draw(50, 0, 0), config(colour=True))
+    assert len(torch.unique(x.flatten(1), dim=0)) == 50
+
+
+def test_an_image_is_augmented_alike_in_any_batch(images):
+    everything = config(flip=True, rotate=True, zoom=True, colour=True)
+    u = augmentation.draw(200, 3, 4)
+    whole = augmentation.augment(images, u, everything)
+    part = augmentation.augment(images[50:57], u[50:57], everything)
+    assert torch.equal(whole[50:57], part)
+
+
+def test_draws_differ_between_epochs_and_seeds_and_repeat_for_the_same():
+    draws = [augmentation.draw(10, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert torch.equal(draws[0], draws[3])
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_hue_and_saturation_agree_with_the_standard_library():
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.rand((20, 3, 1, 1), generator=generator)
+    turn, factor = torch.rand((2, 20, 1, 1), generator=generator)
+    turned = augmentation._turn_hue(rgb, 0.16 * turn - 0.08, 0.6 + factor)
+    for before, t, f, after in zip(rgb, turn, factor, turned, strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*before.flatten().tolist())
+        expected = colorsys.hsv_to_rgb((h + 0.16 * t.item() - 0.08) % 1, min(s * (0.6 + f.item()), 1), v)
+        assert after.flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_colour_jitter_moves_hue_by_at_most_eight_hundredths_of_the_circle():
+    red = torch.zeros((500, 3, 2, 2))
+    red[:, 0] = 1
+    u = augmentation.draw(500, 0, 0)[:, :, None, None]
+    turned = augmentation._turn_hue(red, 0.16 * u[:, 5] - 0.08, torch.ones((500, 1, 1)))
+    hues = np.array([colorsys.rgb_to_hsv(*pixel.tolist())[0] for pixel in turned[:, :, 0, 0]])
+    distance = np.minimum(hues, 1 - hues)
+    assert 0.07 < distance.max() <= 0.0801
+
+
+def test_grey_images_can_be_jittered():
+    grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    x = augmentation.augment(grey, augmentation.draw(5, 0, 0), config(colour=True))
+    assert x.shape == grey.shape
+    assert x.abs().max() <= 1

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from beyond_hard_labels import InputError, images, shapes
+
+
+def parts(n=1000, split=0):
+    return images.random_split(n, split)
+
+
+def test_a_split_uses_every_image_once_in_the_papers_proportions():
+    split = parts()
+    assert [len(p) for p in split] == [600, 200, 200]
+    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(1000))
+
+
+def test_splits_repeat_for_the_same_number_and_differ_between_numbers():
+    assert all(np.array_equal(a, b) for a, b in zip(parts(), parts(), strict=True))
+    assert not np.array_equal(parts().test, parts(split=1).test)
+
+
+def test_four_images_cannot_be_split():
+    with pytest.raises(InputError, match="4 images"):
+        images.random_split(4, 0)
+    assert min(len(p) for p in images.random_split(5, 0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"images": np.zeros((3, 3, 8, 8), np.float32)}, "float32", id="images are not bytes"),
+        pytest.param({"images": np.zeros((3, 8, 8, 3), np.uint8)}, "expected uint8", id="channels last"),
+        pytest.param({"truth": np.full((3, 6), 0.2)}, "not a distribution in row 0", id="truth sums to 1.2"),
+        pytest.param({"truth": np.full((2, 6), 1 / 6)}, r"truth is \(2, 6\)", id="a row of truth is missing"),
+        pytest.param({"votes": np.ones((3, 5), int)}, r"votes is \(3, 5\)", id="votes of five classes"),
+        pytest.param({"fold": np.ones(4, int)}, r"fold is \(4,\)", id="a fold too many"),
+    ],
+)
+def test_a_set_that_breaks_the_contract_is_refused(change, message):
+    good = shapes.synthetic(3, 8, 0)
+    values = {name: getattr(good, name) for name in ("name", "images", "truth", "class_names", "ids")}
+    with pytest.raises(InputError, match=message):
+        images.LabelledImages(**(values | change))

@@ -1,0 +1,145 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from beyond_hard_labels import metrics
+
+
+def slow_kl(truth, predicted):
+    total = 0.0
+    for y_row, p_row in zip(truth, predicted, strict=True):
+        for y, p in zip(y_row, p_row, strict=True):
+            y, p = min(max(y, 1e-5), 1 - 1e-5), min(max(p, 1e-5), 1 - 1e-5)
+            total += y * math.log(y / p)
+    return total / len(truth)
+
+
+def slow_macro_accuracy(truth, predicted):
+    recalls = []
+    for k in range(truth.shape[1]):
+        rows = [i for i in range(len(truth)) if list(truth[i]).index(max(truth[i])) == k]
+        if rows:
+            recalls.append(sum(list(predicted[i]).index(max(predicted[i])) == k for i in rows) / len(rows))
+    return sum(recalls) / len(recalls)
+
+
+def random_rows(n, k, seed, concentration=0.3):
+    return np.random.default_rng(seed).dirichlet([concentration] * k, n)
+
+
+EYE = np.eye(3)
+CASES = [
+    pytest.param(random_rows(200, 6, 0), random_rows(200, 6, 1), id="random"),
+    pytest.param(random_rows(200, 3, 2, 0.01), random_rows(200, 3, 3, 0.01), id="nearly one-hot"),
+    pytest.param(EYE, EYE, id="perfect and certain"),
+    pytest.param(EYE, EYE[[1, 2, 0]], id="wrong and certain"),
+    pytest.param(np.full((4, 3), 1 / 3), EYE[[0, 0, 1, 2]], id="uniform truth"),
+    pytest.param(EYE[[0, 0, 1, 1]], random_rows(4, 3, 4), id="one class absent"),
+    pytest.param(random_rows(1, 2, 5), random_rows(1, 2, 6), id="a single row"),
+    pytest.param(EYE[[0, 1]], np.array([[0.5, 0.5, 0], [0.5, 0.5, 0]]), id="tied prediction"),
+]
+
+
+@pytest.mark.parametrize(("truth", "predicted"), CASES)
+def test_headline_metrics_agree_with_slow_loops(truth, predicted):
+    assert metrics.kl(truth, predicted) == pytest.approx(slow_kl(truth, predicted), rel=1e-12, abs=1e-15)
+    assert metrics.macro_accuracy(truth, predicted) == pytest.approx(slow_macro_accuracy(truth, predicted))
+
+
+@pytest.mark.parametrize(("truth", "predicted"), CASES)
+def test_divergences_agree_with_scipy_and_bound_each_other(truth, predicted):
+    from scipy.spatial.distance import jensenshannon
+
+    assert metrics.exact_kl(truth, predicted) == pytest.approx(stats.entropy(truth, predicted, axis=1).mean())
+    with np.errstate(invalid="ignore"):  # scipy takes the root of a rounding error below zero where rows are equal
+        expected = np.nan_to_num(jensenshannon(truth, predicted, axis=1) ** 2).mean()
+    assert metrics.jensen_shannon(truth, predicted) == pytest.approx(expected, abs=1e-12)
+    assert 0 <= metrics.jensen_shannon(truth, predicted) <= math.log(2) + 1e-12
+    assert metrics.manhattan(truth, predicted) ** 2 / 2 <= metrics.exact_kl(truth, predicted) + 1e-12  # Pinsker
+
+
+@pytest.mark.parametrize("metric", ["kl", "exact_kl", "jensen_shannon", "manhattan", "brier", "calibration_error"])
+def test_a_distribution_is_at_no_distance_from_itself(metric):
+    rows = random_rows(50, 4, 0, 1.0)
+    assert metrics.METRICS[metric](rows, rows) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_numbers_in_the_docstrings():
+    first, second = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    assert metrics.kl(first, second) == pytest.approx(11.5127, abs=1e-4)
+    assert metrics.exact_kl(first, second) == math.inf
+    assert metrics.jensen_shannon(first, second) == pytest.approx(math.log(2))
+    assert metrics.manhattan(first, second) == 2
+    assert metrics.brier(first, second) == 2
+    truth = np.eye(2)[[0, 0, 0, 1]]
+    assert metrics.macro_accuracy(truth, np.eye(2)[[0, 0, 0, 0]]) == 0.5
+
+
+def test_one_hot_kl_scores_against_the_majority():
+    truth, predicted = np.array([[0.6, 0.4]]), np.array([[0.9, 0.1]])
+    assert metrics.one_hot_kl(truth, predicted) == pytest.approx(-math.log(0.9), abs=2e-4)
+    assert metrics.one_hot_kl(truth, predicted) < metrics.kl(truth, predicted)
+
+
+def test_calibration_error_compares_confidence_with_the_true_probability():
+    truth = np.array([[0.6, 0.4]] * 4)
+    assert metrics.calibration_error(truth, np.array([[0.9, 0.1]] * 4)) == pytest.approx(0.3)
+    assert metrics.calibration_error(truth, truth) == pytest.approx(0)
+
+
+def test_calibration_error_agrees_with_a_slow_loop():
+    truth, predicted = random_rows(300, 5, 0), random_rows(300, 5, 1)
+    total = 0.0
+    for low in range(10):
+        rows = [i for i in range(300) if low / 10 < predicted[i].max() <= (low + 1) / 10]
+        if rows:
+            gap = sum(predicted[i].max() - truth[i][predicted[i].argmax()] for i in rows) / len(rows)
+            total += abs(gap) * len(rows) / 300
+    assert metrics.calibration_error(truth, predicted) == pytest.approx(total)
+
+
+def test_reliability_keeps_empty_bins_as_missing_and_loses_no_image():
+    truth, predicted = random_rows(40, 2, 0), np.array([[0.95, 0.05]] * 40)
+    bins = metrics.reliability_bins(truth, predicted)
+    assert bins.size.tolist() == [0] * 9 + [40]
+    assert np.isnan(bins.confidence[:9]).all()
+
+
+def test_entropy_of_one_hot_and_uniform_rows():
+    assert metrics.entropy(np.array([[1.0, 0, 0], [1 / 3] * 3])) == pytest.approx([0, math.log(3)])
+
+
+def test_entropy_correlation_is_one_for_the_truth_and_missing_for_a_constant():
+    rows = random_rows(50, 3, 0)
+    assert metrics.entropy_correlation(rows, rows) == pytest.approx(1)
+    assert math.isnan(metrics.entropy_correlation(rows, EYE[[0] * 50]))
+
+
+def test_softmax_survives_large_logits():
+    assert metrics.softmax(np.array([[1e4, 0.0], [-1e4, -1e4]], np.float32)) == pytest.approx(
+        np.array([[1, 0], [0.5, 0.5]])
+    )
+
+
+def test_the_corrected_interval_is_the_published_formula():
+    d = np.array([0.010, 0.014, 0.021])
+    interval = metrics.corrected_t(d, 1 / 3)
+    error = math.sqrt((1 / 3 + 1 / 3) * d.var(ddof=1))
+    assert interval.high - interval.mean == pytest.approx(4.302652730 * error)  # t quantile, 2 degrees
+    assert interval.p == pytest.approx(2 * stats.t.sf(d.mean() / error, 2))
+
+
+def test_the_corrected_interval_is_wider_than_the_plain_one():
+    d = np.random.default_rng(0).normal(size=5)
+    plain = stats.ttest_1samp(d, 0).confidence_interval(0.95)
+    corrected = metrics.corrected_t(d, 1 / 3)
+    assert corrected.high - corrected.low > plain.high - plain.low
+    assert metrics.corrected_t(d, 0.0)[1:3] == pytest.approx((plain.low, plain.high))
+
+
+def test_one_split_has_no_interval():
+    interval = metrics.corrected_t([0.3], 1 / 3)
+    assert interval.mean == 0.3
+    assert all(math.isnan(v) for v in interval[1:])

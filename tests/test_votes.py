@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+
+from beyond_hard_labels import InputError, shapes, votes
+
+
+@pytest.fixture
+def truth():
+    return shapes.label_distribution(shapes.draw_parameters(2000, 0))
+
+
+def test_unanimous_votes_give_the_same_hard_and_soft_label():
+    counts = np.array([[7, 0, 0], [0, 0, 2]])
+    assert np.array_equal(votes.targets(counts, "hard").rows, votes.targets(counts, "soft").rows)
+
+
+def test_a_soft_label_is_the_mean_of_the_votes():
+    assert votes.soft(np.array([[2, 1, 0]]))[0] == pytest.approx([2 / 3, 1 / 3, 0])
+
+
+TIED = np.array([[2, 2, 0], [0, 3, 3], [1, 1, 1], [3, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected", "kept"),
+    [
+        pytest.param("first", [[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], [1, 1, 1, 1], id="first"),
+        pytest.param(
+            "split", [[0.5, 0.5, 0], [0, 0.5, 0.5], [1 / 3, 1 / 3, 1 / 3], [1, 0, 0]], [1, 1, 1, 1], id="split"
+        ),
+        pytest.param("drop", [[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], [0, 0, 0, 1], id="drop"),
+    ],
+)
+def test_tie_policies_on_votes_made_by_hand(policy, expected, kept):
+    made = votes.targets(TIED, "hard", ties=policy)
+    assert made.rows == pytest.approx(np.array(expected, float))
+    assert made.keep.tolist() == [bool(k) for k in kept]
+    assert made.tied.tolist() == [True, True, True, False]
+
+
+def test_random_ties_fall_on_every_leader_alike_and_on_nobody_else():
+    many = np.tile(TIED[:1], (6000, 1))
+    rows = votes.targets(many, "hard", ties="random", seed=1).rows
+    assert rows.mean(axis=0) == pytest.approx([0.5, 0.5, 0], abs=0.03)
+    assert np.array_equal(rows, votes.targets(many, "hard", ties="random", seed=1).rows)
+    assert not np.array_equal(rows, votes.targets(many, "hard", ties="random", seed=2).rows)
+
+
+def test_tied_soft_labels_are_kept_under_every_policy():
+    assert votes.targets(TIED, "soft", ties="drop").keep.all()
+
+
+def test_the_soft_label_approaches_the_truth_at_the_multinomial_rate(truth):
+    table = votes.convergence(truth, [1, 4, 16, 64], seed=0)
+    assert table["distance"].to_numpy() == pytest.approx(table["expected"].to_numpy(), rel=0.05)
+    assert table["wrong"].is_monotonic_decreasing
+
+
+def test_annotators_never_vote_for_a_class_that_they_cannot_see(truth):
+    counts = votes.count(votes.simulate(truth, 50, seed=0), 6)
+    assert (counts[truth == 0] == 0).all()
+    assert (counts.sum(axis=1) == 50).all()
+
+
+def test_noise_of_one_makes_votes_uniform(truth):
+    counts = votes.count(votes.simulate(truth, 30, seed=0, noise=1.0), 6)
+    assert counts.mean(axis=0) / 30 == pytest.approx([1 / 6] * 6, abs=0.005)
+
+
+def test_a_confusion_matrix_belongs_to_its_annotator():
+    truth = np.tile([1.0, 0.0], (500, 1))
+    liar = np.array([[0.0, 1.0], [1.0, 0.0]])
+    ratings = votes.simulate(truth, 2, seed=0, confusion=np.stack([np.eye(2), liar]))
+    assert (ratings[:, 0] == 0).all()
+    assert (ratings[:, 1] == 1).all()
+
+
+def test_a_longer_set_begins_with_the_votes_of_the_shorter_one(truth):
+    assert np.array_equal(votes.simulate(truth, 5, seed=0)[:100], votes.simulate(truth[:100], 5, seed=0))
+
+
+def test_absent_ratings_are_not_counted():
+    assert votes.count(np.array([[0, 0, -1], [2, -1, -1]]), 3).tolist() == [[2, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        pytest.param([[1, 2], [3, -1]], r"1 row\(s\) negative: 1 \[3, -1\]", id="negative"),
+        pytest.param([[1, 2], [0.5, 1]], r"fractional: 1 \[0.5, 1.0\]", id="fractional"),
+        pytest.param([[np.nan, 2], [1, 1]], r"not finite: 0 \[nan, 2.0\]", id="NaN"),
+        pytest.param([[np.inf, 2], [1, 1]], r"not finite: 0", id="infinite"),
+        pytest.param([[0, 0], [1, 1], [0, 0]], r"2 row\(s\) without any vote: 0 \[0, 0\], 2 \[0, 0\]", id="no vote"),
+        pytest.param([[1, 2, 3]], r"\(1, 3\), expected \(N, 2\)", id="wrong width"),
+        pytest.param([1, 2], r"expected \(N, 2\)", id="one row without brackets"),
+        pytest.param([["a", "b"]], r"expected whole numbers", id="text"),
+        pytest.param([[0, -1]] * 9, r"9 row\(s\) negative.*\.\.\.", id="many rows are cut short"),
+    ],
+)
+def test_rows_that_cannot_be_votes_are_named(bad, message):
+    with pytest.raises(InputError, match=message):
+        votes.validate(bad, 2)
+
+
+def test_every_kind_of_fault_is_named_at_once():
+    with pytest.raises(InputError, match=r"negative.*fractional.*without any vote"):
+        votes.validate([[-1, 2], [0.5, 1], [0, 0]], 2)
+
+
+def test_whole_floats_are_votes():
+    assert votes.validate([[1.0, 2.0]], 2).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_votes": 0}, "n_votes is 0"),
+        ({"n_votes": 3, "noise": 1.5}, "noise 1.5"),
+        ({"n_votes": 2, "confusion": np.eye(6)}, r"expected \(2, 6, 6\)"),
+    ],
+)
+def test_annotators_that_cannot_be_are_refused(truth, arguments, message):
+    with pytest.raises(InputError, match=message):
+        votes.simulate(truth, seed=0, **arguments)
+
+
+def test_unknown_kinds_of_label_and_tie_policies_are_refused():
+    with pytest.raises(InputError, match="labels 'fuzzy'"):
+        votes.targets(TIED, "fuzzy")
+    with pytest.raises(InputError, match="ties 'last'"):
+        votes.targets(TIED, "hard", ties="last")
