@@ -8,6 +8,7 @@ always something that was made completely.
 """
 
 import importlib.metadata
+import logging
 import os
 import re
 import shutil
@@ -90,6 +91,7 @@ def execute(source: Path, target: Path, study: Study) -> None:
     """
     import papermill
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that our own check has accepted
     target.parent.mkdir(parents=True, exist_ok=True)
     failed = target.with_name(f"{source.stem}.failed.ipynb")
     parameters = {"profile": study.profile, **study.changed}

@@ -7,7 +7,6 @@ Colours mean something: hue is the hue of the image; the two arms keep their col
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.colors import hsv_to_rgb
 
 ARM_COLOURS = {"hard": "#0072B2", "soft": "#D55E00"}
 CLASS_COLOURS = {"b": "#3B6FE0", "g": "#2E9E4F", "r": "#D6423B"}
@@ -64,7 +63,7 @@ def class_sizes(truth: np.ndarray, pure: np.ndarray, class_names: tuple[str, ...
 def distributions(rows: dict[str, np.ndarray], titles: list[str], class_names: tuple[str, ...]) -> plt.Figure:
     """Show label distributions as bars: one panel an image, one colour a named (N, K) array."""
     n = len(titles)
-    figure, axes = plt.subplots(1, n, figsize=(2.3 * n, 2.5), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(1.9 * n, 2.7), sharey=True, squeeze=False)
     width = 0.8 / len(rows)
     palette = sns.color_palette("colorblind", len(rows))
     for i, axis in enumerate(axes[0]):
@@ -143,15 +142,19 @@ def reliability(bins: dict) -> plt.Figure:
 
 def maps(planes: dict[str, np.ndarray], hue: np.ndarray, shape: np.ndarray) -> plt.Figure:
     """Show the maps (N, 2) of both arms as the paper's Figure 1: hue to the left, shape to the right."""
-    figure, axes = plt.subplots(len(planes), 2, figsize=(9, 4.4 * len(planes)), squeeze=False)
-    wheel = hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.full_like(hue, 0.9)], axis=1))
-    for row, (arm, plane) in zip(axes, planes.items(), strict=True):
-        row[0].scatter(*plane.T, c=wheel, s=5, linewidths=0)
-        points = row[1].scatter(*plane.T, c=shape, cmap="viridis", s=5, linewidths=0)
-        for axis, what in zip(row, ("colour", "shape"), strict=True):
+    figure, axes = plt.subplots(
+        len(planes), 2, figsize=(9, 4.2 * len(planes) + 0.7), squeeze=False, layout="constrained"
+    )
+    columns = [
+        ("colour", hue, "hsv", "hue (0 red, 1/3 green, 2/3 blue)"),
+        ("shape", shape, "viridis", "shape (0 circle, 1 ellipse)"),
+    ]
+    for column, (what, values, palette, legend) in enumerate(columns):
+        for row, (arm, plane) in enumerate(planes.items()):
+            axis = axes[row, column]
+            points = axis.scatter(*plane.T, c=values, cmap=palette, vmin=0, vmax=1, s=6, linewidths=0)
             axis.set(title=f"{arm} labels: {what} position", xticks=[], yticks=[], aspect="equal")
             axis.grid(False)
             sns.despine(ax=axis, left=True, bottom=True)
-    figure.tight_layout()
-    figure.colorbar(points, ax=axes[:, 1], label="shape (0 circle, 1 ellipse)", shrink=0.6)
+        figure.colorbar(points, ax=axes[:, column], label=legend, orientation="horizontal", shrink=0.7, aspect=30)
     return figure

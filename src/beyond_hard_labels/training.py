@@ -81,10 +81,9 @@ def schedule(config: TrainConfig, progress: float) -> float:
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "warm_restarts":
-        start, period = 0.0, 0.2
-        while progress >= start + period:
-            start, period = start + period, 2 * period
-        progress = (progress - start) / period
+        fifths = 5 * progress + 1e-9  # rounding must not put off a restart by a step
+        period = 2 ** math.floor(math.log2(1 + fifths))
+        progress = (fifths - (period - 1)) / period
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -1,0 +1,138 @@
+import shutil
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from beyond_hard_labels import InputError, book, report, runs, study
+from conftest import ROOT, TINY
+
+pytestmark = pytest.mark.filterwarnings("default")  # what kernels and their clients warn of is not ours
+
+
+def notebook(*sources):
+    made = new_notebook(metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}})
+    made.cells = [new_markdown_cell("# Title"), *map(new_code_cell, sources)]
+    return made
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A small project: one notebook, one page, the real configuration."""
+    root = tmp_path / "project"
+    for folder in ("notebooks", "src"):
+        (root / folder).mkdir(parents=True)
+    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    shutil.copy(ROOT / "book" / "references.bib", root / "book")
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/01_one\n")
+    (root / "book" / "intro.md").write_text("# Title\n\nKL {{ soft.kl }}, profile {{ profile }}.\n")
+    nbformat.write(notebook("1 + 1"), root / "notebooks" / "01_one.ipynb")
+    monkeypatch.setattr(runs, "project_folder", lambda: root)
+    return root
+
+
+@pytest.fixture
+def small():
+    return study.plan("smoke", **TINY)
+
+
+def built(project, small, **options):
+    return book.make(small, workers=1, **options)
+
+
+def test_a_page_shows_the_number_of_the_run(project, small):
+    page = built(project, small)
+    shown = (page.parent / "book" / "intro.html").read_text()
+    assert report.numbers(small, study.ensure(small))["soft.kl"] in shown
+    assert "{{" not in shown
+
+
+def test_the_downloadable_notebook_is_the_executed_one(project, small):
+    page = built(project, small)
+    copy = nbformat.read(page.parent / "_sources" / "notebooks" / "01_one.ipynb", as_version=4)
+    assert copy.cells[-1].outputs[0].data["text/plain"] == "2"
+    assert "papermill" not in copy.metadata
+    assert str(project) not in nbformat.writes(copy)
+
+
+def test_an_unknown_placeholder_stops_the_build_and_is_named_with_its_line(project, small):
+    (project / "book" / "intro.md").write_text("# Title\n\n{{ soft.klx }}\n")
+    with pytest.raises(InputError, match=r"book/intro\.md, line 3: unknown placeholder 'soft\.klx'"):
+        built(project, small)
+
+
+def test_a_failing_cell_stops_the_build_with_its_traceback_and_keeps_the_last_copy(project, small):
+    built(project, small)
+    nbformat.write(notebook("1 / 0"), project / "notebooks" / "01_one.ipynb")
+    with pytest.raises(book.BookError, match=r"(?s)notebook 01_one failed.*1 / 0.*ZeroDivisionError"):
+        built(project, small)
+    kept = nbformat.read(runs.build_folder() / "executed" / "01_one.ipynb", as_version=4)
+    assert kept.cells[-1].outputs[0].data["text/plain"] == "2"
+    assert (runs.build_folder() / "book" / "_build" / "html" / "index.html").is_file()
+
+
+def test_a_kernel_that_is_killed_stops_the_build(project, small):
+    nbformat.write(
+        notebook("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), project / "notebooks/01_one.ipynb"
+    )
+    with pytest.raises(book.BookError, match="notebook 01_one failed"):
+        built(project, small)
+    assert not (runs.build_folder() / "executed" / "01_one.ipynb").exists()
+
+
+def test_a_cell_that_writes_to_stderr_stops_the_build(project, small):
+    nbformat.write(notebook("import warnings; warnings.warn('look here')"), project / "notebooks/01_one.ipynb")
+    with pytest.raises(book.BookError, match=r"(?s)01_one is not whole.*cell 3 wrote to stderr.*look here"):
+        built(project, small)
+
+
+def test_a_broken_reference_stops_the_build_and_shows_the_warning(project, small):
+    (project / "book" / "intro.md").write_text("# Title\n\n{doc}`nowhere`\n")
+    with pytest.raises(book.BookError, match=r"(?s)jupyter-book ended with code.*nowhere"):
+        built(project, small)
+    assert not (runs.build_folder() / "book").exists()
+
+
+def test_only_keeps_the_other_copies_and_refuses_those_of_another_study(project, small):
+    nbformat.write(notebook("2 + 2"), project / "notebooks" / "02_two.ipynb")
+    with (project / "_toc.yml").open("a") as toc:
+        toc.write("  - file: notebooks/02_two\n")
+    built(project, small)
+    first = runs.build_folder() / "executed" / "01_one.ipynb"
+    before = first.stat().st_mtime_ns
+    nbformat.write(notebook("3 + 3"), project / "notebooks" / "02_two.ipynb")
+    built(project, small, only="02_two")
+    assert first.stat().st_mtime_ns == before
+    second = nbformat.read(runs.build_folder() / "executed" / "02_two.ipynb", as_version=4)
+    assert second.cells[-1].outputs[0].data["text/plain"] == "6"
+    with pytest.raises(InputError, match=r"was executed with '--profile smoke .*, not '--profile quick'"):
+        built(project, study.plan("quick"), only="02_two")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        pytest.param({"execution_count": None}, "cell 1 never ran", id="never ran"),
+        pytest.param({"outputs": [new_output("error", ename="E", evalue="v")]}, "cell 1 raised E: v", id="error"),
+        pytest.param(
+            {"outputs": [new_output("stream", name="stderr", text="w")]}, "cell 1 wrote to stderr: w", id="stderr"
+        ),
+    ],
+)
+def test_what_keeps_a_notebook_from_being_whole_is_named(change, fault):
+    cell = new_code_cell("1", execution_count=1) | change
+    made = new_notebook(cells=[nbformat.from_dict(cell)], metadata={"language_info": {"name": "python"}})
+    assert book.unfinished(made) == [fault]
+
+
+def test_repository_buttons_need_an_address(tmp_path, monkeypatch):
+    import yaml
+
+    for url in (None, "https://github.com/someone/somewhere"):
+        if url:
+            monkeypatch.setenv("BHL_REPOSITORY_URL", url)
+        book._write_config(ROOT / "_config.yml", tmp_path / "_config.yml")
+        config = yaml.safe_load((tmp_path / "_config.yml").read_text())
+        assert config["html"]["use_repository_button"] is bool(url)
+        assert config.get("repository", {}).get("url") == url

@@ -1,0 +1,66 @@
+import re
+import tomllib
+from importlib import metadata
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from beyond_hard_labels.runs import code_without_comments
+from conftest import ROOT
+
+CHAIN = ("sphinx", "docutils", "myst-nb", "myst-parser", "sphinx-book-theme", "pydata-sphinx-theme")
+
+
+def pins():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def conda():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    named = dict(d.split("=") for d in dependencies if isinstance(d, str) and "=" in d)
+    return {{"pytorch-cpu": "torch"}.get(name, name): version for name, version in named.items()}
+
+
+def requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(text) for text in project["dependencies"]]
+
+
+def test_every_pin_lies_in_the_range_of_the_package():
+    for requirement in requirements():
+        assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), requirement
+
+
+def test_conda_names_every_requirement_and_the_book_chain_at_the_pinned_release():
+    found = conda()
+    assert found.pop("python") == "3.11"
+    assert found == {n: pins()[n] for n in [canonicalize_name(r.name) for r in requirements()] + list(CHAIN)}
+
+
+def test_what_is_installed_here_is_what_is_pinned():
+    for requirement in requirements():
+        assert metadata.version(requirement.name) == pins()[canonicalize_name(requirement.name)]
+
+
+def test_the_package_is_thin():
+    sources = [path.read_text() for path in (ROOT / "src" / "beyond_hard_labels").glob("*.py")]
+    assert sum(len(code_without_comments(source).splitlines()) for source in sources) <= 2500
+
+
+def test_the_makefile_has_the_verbs_that_the_readme_names():
+    verbs = set(re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(), re.M)) | {"clean"}
+    assert set(re.findall(r"make ([\w-]+)", (ROOT / "README.md").read_text())) <= verbs
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "CONTRIBUTING.md", "README.md"])
+def test_the_project_says_what_it_is(name):
+    assert len((ROOT / name).read_text()) > 200
+
+
+def test_the_citation_file_is_valid_yaml_with_the_papers_authors():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
+    assert names == ["Grossmann", "Schmarje", "Koch"]

@@ -1,0 +1,81 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_hard_labels import InputError, report, study
+from beyond_hard_labels.metrics import Interval, corrected_t
+from conftest import TINY
+
+
+@pytest.fixture
+def finished():
+    small = study.plan("smoke", **(TINY | {"splits": 2}))
+    return small, [study.find_or_train(spec)[0] for spec in small.specs()]
+
+
+def test_table_one_is_the_mean_and_deviation_of_the_runs_beside_the_papers_numbers(finished):
+    _, found = finished
+    table = report.table_one(found).set_index("source")
+    kl = [run.metrics["kl"] for run in found if run.spec.labels == "soft"]
+    cell = table.loc["this book", "soft: KL to soft truth ↓"].strip("*")
+    assert cell == f"{np.mean(kl):.4f} ± {np.std(kl, ddof=1):.4f}"
+    assert table.loc["paper", "soft: KL to soft truth ↓"] == "**0.0394 ± 0.0009**"
+    assert table.loc["paper", "hard: macro accuracy ↑"] == "0.8247 ± 0.0500"
+
+
+def test_exactly_one_arm_is_bold_in_each_comparison(finished):
+    for _, row in report.table_one(finished[1]).iterrows():
+        for heading in ("macro accuracy ↑", "KL to soft truth ↓"):
+            assert sum(str(row[f"{arm}: {heading}"]).startswith("**") for arm in ("hard", "soft")) == 1
+
+
+def test_differences_are_soft_minus_hard_split_by_split(finished):
+    table = report.scores(finished[1]).set_index(["labels", "split"])["kl"]
+    expected = corrected_t([table["soft", s] - table["hard", s] for s in (0, 1)], 1 / 3)
+    assert report.differences(finished[1])["kl"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("interval", "name", "expected"),
+    [
+        ((0.05, 0.01, 0.09), "macro_accuracy", "the soft arm is better.*agrees with the paper"),
+        ((-0.05, -0.09, -0.01), "macro_accuracy", "the hard arm is better.*contradicts the paper"),
+        ((0.05, -0.01, 0.11), "macro_accuracy", "cannot be told apart.*does not show"),
+        ((-0.5, -0.9, -0.1), "kl", "the soft arm is better.*agrees with the paper"),
+        ((0.5, 0.1, 0.9), "kl", "the hard arm is better.*contradicts the paper"),
+        ((0.05, float("nan"), float("nan")), "kl", "cannot be told apart.*needs two splits"),
+    ],
+)
+def test_a_verdict_follows_the_interval_whichever_way_it_falls(interval, name, expected):
+    import re
+
+    assert re.search(expected, report.verdict(Interval(*interval, p=0.0), name))
+
+
+def test_placeholders_are_filled_and_unknown_ones_named_with_place(finished):
+    named = report.numbers(*finished)
+    assert report.fill("{{ profile }} and {{soft.kl}}", named, "x") == f"smoke and {named['soft.kl']}"
+    with pytest.raises(InputError, match=r"page\.md, line 2: unknown placeholder 'soft\.k'.*soft\.kl"):
+        report.fill("one\n{{ soft.k }}", named, "page.md")
+
+
+def test_every_page_can_be_filled(finished):
+    from conftest import ROOT
+
+    tables = {f"table.{name}": "" for name in ("one", "runs", "machine", "versions", "notebooks", "parameters")}
+    for page in (ROOT / "book").glob("*.md"):
+        report.fill(page.read_text("utf-8"), report.numbers(*finished) | tables | {"command": ""}, page.name)
+
+
+def test_a_markdown_table_puts_numbers_to_the_right_and_shows_gaps():
+    lines = report.markdown_table(pd.DataFrame({"a": ["x", "y"], "b": ["**1.0**", None]})).splitlines()
+    assert lines == ["| a | b |", "| :--- | ---: |", "| x | **1.0** |", "| y | – |"]
+
+
+def test_the_spread_of_ambiguity_runs_from_the_surest_to_the_least_sure():
+    truth = np.array([[0.5, 0.5], [1.0, 0.0], [0.8, 0.2]])
+    assert report.spread_of_ambiguity(truth, 3).tolist() == [1, 2, 0]
+
+
+def test_top_classes_leave_out_what_is_impossible():
+    assert report.top_classes(np.array([[1.0, 0], [0.3, 0.7]]), ("rc", "gc")) == ["rc 1.00", "gc 0.70, rc 0.30"]

@@ -1,0 +1,93 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from beyond_hard_labels import InputError, runs, study
+from conftest import TINY
+
+
+@pytest.fixture
+def spec():
+    return study.plan("smoke", **TINY).spec("soft", 0)
+
+
+def test_a_run_is_trained_once_and_then_found(spec):
+    first, trained = study.find_or_train(spec)
+    again, trained_again = study.find_or_train(spec)
+    assert (trained, trained_again) == (True, False)
+    assert again.metrics == first.metrics
+    assert {p.name for p in first.folder.iterdir()} == {
+        *("spec.json", "manifest.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
+    }
+
+
+def test_nothing_is_left_beside_a_finished_run(spec):
+    study.execute(spec)
+    assert [p.name for p in (runs.build_folder() / "runs").iterdir()] == [spec.key]
+    assert not list((runs.build_folder() / "progress").iterdir())
+
+
+def test_a_failed_save_leaves_nothing(spec, monkeypatch):
+    monkeypatch.setattr(runs, "machine", lambda device: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        study.execute(spec)
+    assert not list((runs.build_folder() / "runs").iterdir())
+
+
+def test_every_field_of_a_spec_is_part_of_its_key(spec):
+    changes = {"split": 1, "labels": "hard", "epochs": 3, "augment_zoom": False, "threads": 2, "learning_rate": 0.2}
+    keys = {replace(spec, **{name: value}).key for name, value in changes.items()}
+    assert len(keys | {spec.key}) == len(changes) + 1
+
+
+def test_a_weights_file_counts_by_its_checksum_and_not_by_its_place(spec):
+    here, there = (replace(spec, weights=path, weights_sha256="ab" * 32) for path in ("/a/w", "/b/w"))
+    assert here.key == there.key != replace(here, weights_sha256="cd" * 32).key
+
+
+@pytest.mark.parametrize("part", ["data", "code", "versions"])
+def test_a_run_whose_code_data_or_versions_changed_is_trained_again(spec, part):
+    study.execute(spec)
+    manifest = runs.build_folder() / "runs" / spec.key / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {part: "another"}))
+    assert runs.find(spec) is None
+    assert study.find_or_train(spec)[1]
+    assert runs.find(spec) is not None
+
+
+def test_comments_docstrings_and_blank_lines_are_no_code():
+    plain = "def f(x):\n    return x  # why\n"
+    dressed = '"""Module."""\n\n\ndef f(x):\n    """Say."""\n    # more\n    return x\n'
+    assert runs.code_without_comments(plain) == runs.code_without_comments(dressed)
+    assert runs.code_without_comments(plain) != runs.code_without_comments(plain.replace("return x", "return -x"))
+
+
+def test_a_hash_sign_in_a_string_is_code():
+    assert runs.code_without_comments('x = "#1"\n') == 'x = "#1"'
+
+
+def test_metrics_are_computed_from_the_stored_predictions(spec):
+    run, _ = study.find_or_train(spec)
+    with np.load(run.folder / "predictions.npz") as file:
+        content = dict(file)
+    content["test_logits"] = -content["test_logits"]
+    np.savez_compressed(run.folder / "predictions.npz", **content)
+    assert runs.load(run.folder).metrics != run.metrics
+
+
+def test_a_pickled_array_is_not_loaded(spec):
+    run, _ = study.find_or_train(spec)
+    np.savez(run.folder / "features.npz", test=np.array([{"not": "numbers"}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        _ = run.features
+
+
+def test_a_spec_with_other_fields_is_named(spec):
+    run, _ = study.find_or_train(spec)
+    content = json.loads((run.folder / "spec.json").read_text())
+    (run.folder / "spec.json").write_text(json.dumps({**content, "colour": 1}))
+    with pytest.raises(InputError, match=r"spec\.json: .*colour"):
+        runs.load(run.folder)

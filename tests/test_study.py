@@ -1,0 +1,130 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+
+import numpy as np
+import pytest
+import yaml
+
+from beyond_hard_labels import InputError, runs, study
+from beyond_hard_labels.training import TimeUp
+from conftest import TINY
+
+
+def test_a_study_holds_both_kinds_of_label_on_every_split():
+    specs = study.plan("quick").specs()
+    assert [(s.labels, s.split) for s in specs] == [(k, s) for s in range(3) for k in ("hard", "soft")]
+
+
+@pytest.mark.parametrize("profile", study.PROFILES)
+def test_every_profile_gives_every_parameter_once(profile):
+    text = resources.files("beyond_hard_labels").joinpath(f"profiles/{profile}.yml").read_text()
+    assert set(yaml.safe_load(text)) == set(study.valid_parameters()) - {"profile", "protocol"}
+
+
+def test_the_paper_profile_is_the_papers_protocol():
+    spec = study.plan("paper").spec("soft", 0)
+    assert (spec.backbone, spec.weights, spec.batch_size, spec.epochs) == ("densenet121", "imagenet", 128, 60)
+    assert (spec.learning_rate, spec.schedule, spec.weight_decay, spec.decay) == (0.1, "cosine", 0.0005, "coupled")
+    assert (spec.n_images, study.plan("paper").splits) == (15_000, 3)
+    assert (study.plan("paper").perplexity, study.plan("paper").tsne_iterations) == (30, 5000)
+
+
+def test_as_run_differs_from_as_written_in_learning_rate_and_decay_only():
+    written, run = (study.plan("paper", protocol=p).shared for p in ("as_written", "as_run"))
+    changed = {name: (written[name], run[name]) for name in written if written[name] != run[name]}
+    assert changed == {
+        "learning_rate": (0.1, 0.01),
+        "schedule": ("cosine", "constant"),
+        "weight_decay": (0.0005, 0.00005),
+        "decay": ("coupled", "decoupled"),
+    }
+
+
+def test_an_override_wins_over_the_protocol():
+    assert study.plan("paper", protocol="as_run", learning_rate=0.3).shared["learning_rate"] == 0.3
+
+
+def test_the_command_of_a_study_makes_it_again():
+    from beyond_hard_labels.cli import _parser, _plan
+
+    made = study.plan("smoke", epochs=3, class_weights=True, schedule="constant", learning_rate=0.2)
+    again = _plan(_parser().parse_args(["study", *made.command.split()]))
+    assert again == made
+
+
+def test_one_worker_and_two_and_another_executor_give_the_same_predictions(tmp_path, monkeypatch):
+    predicted = []
+    for name, options in (
+        ("one", {"workers": 1}),
+        ("two", {"workers": 2}),
+        ("threads", {"executor": ThreadPoolExecutor(1)}),
+    ):
+        monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / name))
+        predicted.append([run.predicted for run in study.ensure(study.plan("smoke", **TINY), **options)])
+    assert all(np.array_equal(a, b) for other in predicted[1:] for a, b in zip(predicted[0], other, strict=True))
+
+
+def test_only_missing_runs_are_trained():
+    small = study.plan("smoke", **TINY)
+    study.execute(small.spec("hard", 0))
+    written = (runs.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json").stat().st_mtime_ns
+    study.ensure(small, executor=ThreadPoolExecutor(1))
+    manifest = runs.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json"
+    assert manifest.stat().st_mtime_ns == written
+
+
+def test_a_time_limit_keeps_finished_runs_and_the_next_call_goes_on():
+    small = study.plan("smoke", **TINY)
+    study.execute(small.spec("hard", 0))
+    with pytest.raises(TimeUp, match="0 runs finished now, 1 missing"):
+        study.ensure(small, executor=ThreadPoolExecutor(1), deadline=time.time() - 1)
+    assert runs.find(small.spec("hard", 0)) is not None
+    assert len(study.ensure(small, executor=ThreadPoolExecutor(1))) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param(
+            {"epocs": 3}, r"unknown parameter 'epocs' \(did you mean 'epochs'\?\); valid: .*batch_size", id="typo"
+        ),
+        pytest.param({"epochs": "3"}, "'epochs' is '3', expected an integer, at least 1", id="text for a number"),
+        pytest.param({"epochs": 2.5}, "'epochs' is 2.5, expected an integer", id="fraction for an integer"),
+        pytest.param({"epochs": True}, "'epochs' is True, expected an integer", id="truth value for an integer"),
+        pytest.param({"epochs": 0}, "'epochs' is 0, expected an integer, at least 1", id="too small"),
+        pytest.param({"learning_rate": -0.1}, "'learning_rate' is -0.1, expected a number, above 0", id="negative"),
+        pytest.param({"learning_rate": float("nan")}, "'learning_rate' is nan", id="NaN"),
+        pytest.param({"schedule": "cosin"}, "expected one of cosine, warm_restarts, constant", id="unknown choice"),
+        pytest.param({"class_weights": 1}, "expected true or false", id="number for a truth value"),
+        pytest.param({"splits": 0, "ties": "last"}, "'splits' is 0.*; parameter 'ties' is 'last'", id="two at once"),
+        pytest.param({"labels": "soft"}, "unknown parameter 'labels'", id="a field of a run, not of a study"),
+    ],
+)
+def test_bad_parameters_are_named_with_what_was_expected(overrides, message):
+    with pytest.raises(InputError, match=message):
+        study.plan("smoke", **overrides)
+
+
+def test_an_unknown_profile_lists_the_three():
+    with pytest.raises(InputError, match="'fast', expected one of smoke, quick, paper"):
+        study.plan("fast")
+
+
+def test_a_notebooks_namespace_is_read_without_what_ipython_put_there():
+    namespace = {
+        "__name__": "__main__",
+        "_ih": [""],
+        "In": [""],
+        "Out": {},
+        "np": np,
+        "profile": "smoke",
+        "epochs": None,
+    }
+    assert study.from_notebook(namespace) == study.plan("smoke")
+
+
+@pytest.mark.parametrize("stray", [{"epocs": 3}, {"epocs": None}, {"epochs": "3"}])
+def test_a_notebook_refuses_stray_and_mistyped_names(stray):
+    with pytest.raises(InputError, match="epoc"):
+        study.from_notebook({"profile": "smoke", "epochs": None, **stray})
