@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import nbformat
@@ -46,6 +47,17 @@ def test_a_page_shows_the_number_of_the_run(project, small):
     shown = (page.parent / "book" / "intro.html").read_text()
     assert report.numbers(small, study.ensure(small))["soft.kl"] in shown
     assert "{{" not in shown
+
+
+def test_pages_load_nothing_from_another_host_and_bring_their_own_mathjax(project, small):
+    (project / "book" / "intro.md").write_text("# Title\n\nThe share $t$.\n")
+    html = built(project, small).parent
+    for page in html.rglob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"([^\"]+)", page.read_text())
+        assert not [address for address in loaded if re.match(r"(https?:)?//", address)], page
+    assert "_static/mathjax/tex-mml-chtml.js" in (html / "book" / "intro.html").read_text()
+    assert (html / "_static" / "mathjax" / "tex-mml-chtml.js").is_file()
+    assert list((html / "_static" / "mathjax" / "output" / "chtml" / "fonts" / "woff-v2").glob("*.woff"))
 
 
 def test_the_downloadable_notebook_is_the_executed_one(project, small):

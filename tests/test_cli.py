@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,9 +114,6 @@ def test_bad_input_is_one_line_and_exit_code_two(bhl, arguments, message):
 
 
 def test_importing_the_package_and_asking_for_help_imports_no_torch(bhl):
-    import subprocess
-    import sys
-
     program = (
         "import sys, beyond_hard_labels, beyond_hard_labels.cli as cli\n"
         "try: cli.main(['--help'])\nexcept SystemExit: pass\n"
@@ -123,10 +122,17 @@ def test_importing_the_package_and_asking_for_help_imports_no_torch(bhl):
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
-def test_finished_runs_are_shown_without_torch(bhl):
-    import subprocess
-    import sys
+def test_a_machine_without_notebooks_books_and_plots_can_train(bhl):
+    absent = ("papermill", "nbformat", "jupyter_book", "IPython", "matplotlib", "seaborn", "openTSNE")
+    program = (
+        f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"from beyond_hard_labels.cli import main\nsys.exit(main({['study', '--workers', '1', *SMALL]!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
+
+def test_finished_runs_are_shown_without_torch(bhl):
     bhl("study", *SMALL)
     program = (
         "import sys\nfrom beyond_hard_labels import report\nfrom beyond_hard_labels.study import ensure, plan\n"

@@ -20,7 +20,8 @@ def pins():
 
 def conda():
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    named = dict(d.split("=") for d in dependencies if isinstance(d, str) and "=" in d)
+    pip = dependencies.pop()["pip"]
+    named = dict(d.replace("==", "=").split("=") for d in dependencies + pip if "=" in d)
     return {{"pytorch-cpu": "torch"}.get(name, name): version for name, version in named.items()}
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,6 +35,18 @@ def test_differences_are_soft_minus_hard_split_by_split(finished):
     table = report.scores(finished[1]).set_index(["labels", "split"])["kl"]
     expected = corrected_t([table["soft", s] - table["hard", s] for s in (0, 1)], 1 / 3)
     assert report.differences(finished[1])["kl"] == pytest.approx(expected)
+
+
+def test_the_epoch_that_reaches_an_accuracy_is_that_of_the_mean_over_splits():
+    made = [
+        SimpleNamespace(
+            spec=SimpleNamespace(labels="soft"), history=pd.DataFrame({"epoch": [1, 2], "macro_accuracy": a})
+        )
+        for a in ([0.8, 0.9], [0.9, 0.95])
+    ]
+    assert report._epochs_to(0.85, made, "soft") == "at epoch 1"
+    assert report._epochs_to(0.9, made, "soft") == "at epoch 2"
+    assert report._epochs_to(0.99, made, "soft") == "not at all"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ always something that was made completely.
 """
 
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import re
@@ -155,6 +156,7 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     """Lay out the complete book: configuration, pages with their numbers, executed notebooks, source."""
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book")
+    _copy_mathjax(stage / "book" / "_static" / "mathjax")
     shutil.copytree(root / "src", stage / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(root / "_toc.yml", stage)
     _write_config(root / "_config.yml", stage / "_config.yml")
@@ -164,6 +166,14 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     named = report.numbers(study, found) | _page_tables(study, found, executed, names)
     for page in sorted((stage / "book").glob("*.md")):
         page.write_text(report.fill(page.read_text("utf-8"), named, f"book/{page.name}"), "utf-8")
+
+
+def _copy_mathjax(target: Path) -> None:
+    """Copy MathJax 3 and its fonts out of the package that carries them, so that pages need no network."""
+    source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
+    fonts = "output/chtml/fonts/woff-v2"
+    shutil.copytree(source / fonts, target / fonts)
+    shutil.copy(source / "tex-mml-chtml.js", target)
 
 
 def _write_config(source: Path, target: Path) -> None:

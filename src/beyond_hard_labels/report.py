@@ -86,7 +86,11 @@ def all_metrics(runs: list[Run]) -> pd.DataFrame:
         better = _better(table.loc["soft", (name, "mean")], table.loc["hard", (name, "mean")], name)
         if name != "one_hot_kl":  # which arm should be near a one-hot truth is a matter of opinion
             row[better] = f"**{row[better]}**"
-        row |= {"soft - hard": f"{interval.mean:+.4f}", "95 % interval": bounds(interval), "p": f"{interval.p:.3f}"}
+        row |= {
+            "soft - hard": f"{interval.mean:+.4f}",
+            "95 % interval": bounds(interval),
+            "p": "< 0.001" if interval.p < 0.001 else f"{interval.p:.3f}",
+        }
         rows.append(row)
     return pd.DataFrame(rows).rename(columns={labels: f"{labels} labels" for labels in LABEL_KINDS})
 
@@ -125,6 +129,7 @@ def numbers(study: Study, runs: list[Run]) -> dict[str, str]:
         f"{labels}.{name}": plus_minus(*table.loc[labels, name]) for labels in LABEL_KINDS for name in metrics.METRICS
     }
     named |= {f"paper.{labels}.{name}": plus_minus(*value) for (labels, name), value in PAPER.items()}
+    named |= {f"{labels}.epochs_to_90": _epochs_to(0.9, runs, labels) for labels in LABEL_KINDS}
     intervals = differences(runs)
     named |= {f"verdict.{name}": verdict(intervals[name], name) for name in ("macro_accuracy", "kl")}
     named |= {f"parameter.{name}": str(value) for name, value in study.shared.items()}
@@ -201,6 +206,14 @@ def calibration_table(data: LabelledImages) -> pd.DataFrame:
             for channel, theirs, here in zip(("red", "green", "blue"), published[name], ours[name], strict=True)
         ]
     )
+
+
+def _epochs_to(accuracy: float, runs: list[Run], labels: str) -> str:
+    """Say at which epoch the mean macro accuracy on validation images first reaches a value."""
+    histories = pd.concat([run.history for run in runs if run.spec.labels == labels])
+    mean = histories.groupby("epoch")["macro_accuracy"].mean()
+    reached = mean.index[mean >= accuracy]
+    return f"at epoch {reached[0]}" if len(reached) else "not at all"
 
 
 def data_badge(study: Study) -> str:

@@ -223,8 +223,8 @@ def _bar(total: int):
 
     from tqdm import tqdm
 
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    in_notebook = hasattr(shell, "kernel")
+    ipython = sys.modules.get("IPython")
+    in_notebook = hasattr(ipython and ipython.get_ipython(), "kernel")
     file = sys.stdout if in_notebook else sys.stderr
     seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
     bar = tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds)
