@@ -122,6 +122,71 @@ def test_only_keeps_the_other_copies_and_refuses_those_of_another_study(project,
         built(project, study.plan("quick"), only="02_two")
 
 
+def executed(name="01_one"):
+    return (runs.build_folder() / "executed" / f"{name}.ipynb").stat().st_mtime_ns
+
+
+def test_nothing_is_executed_again_when_nothing_or_only_prose_changed(project, small, capsys):
+    built(project, small)
+    before = executed()
+    source = project / "notebooks" / "01_one.ipynb"
+    made = nbformat.read(source, as_version=4)
+    made.cells[0].source = "# Another title"
+    nbformat.write(made, source)
+    page = built(project, small)
+    assert executed() == before
+    assert "01_one is kept: fresh" in capsys.readouterr().err
+    shown = (page.parent / "notebooks" / "01_one.html").read_text()
+    assert "Another title" in shown
+    copy = nbformat.read(page.parent / "_sources" / "notebooks" / "01_one.ipynb", as_version=4)
+    assert copy.cells[-1].outputs[0].data["text/plain"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        pytest.param("1 + 1  # and a comment", "code cells changed", id="an edited cell"),
+        pytest.param(
+            "from beyond_hard_labels import shapes", "code cells changed, images.py changed", id="a new import"
+        ),
+    ],
+)
+def test_an_edited_cell_executes_the_notebook_again_and_says_why(project, small, capsys, source, reason):
+    built(project, small)
+    nbformat.write(notebook(source), project / "notebooks" / "01_one.ipynb")
+    built(project, small)
+    assert f"01_one is executed: {reason}" in capsys.readouterr().err
+
+
+def test_a_changed_module_executes_the_notebooks_that_use_it_and_no_others(project, monkeypatch, small):
+    user, other = project / "notebooks" / "01_one.ipynb", project / "notebooks" / "02_two.ipynb"
+    nbformat.write(notebook("from beyond_hard_labels import votes"), user)
+    nbformat.write(notebook("1 + 1"), other)
+    before = book.inputs(user, small), book.inputs(other, small)
+    real = runs.code_fingerprint
+    monkeypatch.setattr(runs, "code_fingerprint", lambda *m: "another" if m == ("votes",) else real(*m))
+    after = book.inputs(user, small), book.inputs(other, small)
+    assert {name for name in after[0] if after[0][name] != before[0].get(name)} == {"votes.py"}
+    assert after[1] == before[1]
+
+
+def test_other_parameters_execute_every_notebook(project, small, capsys):
+    built(project, small)
+    built(project, study.plan("smoke", **(TINY | {"perplexity": 5.0})))
+    assert "01_one is executed: parameters changed" in capsys.readouterr().err
+
+
+def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
+    source = notebook("p = 1", "p")
+    source.cells[2].metadata["tags"] = ["hide-input"]
+    ran = notebook("p = 1", "p = 2", "p")
+    ran.cells[2].metadata["tags"] = ["injected-parameters"]
+    source.cells[0].source = "# New"
+    merged = book.with_prose_of(source, ran)
+    assert [cell.source for cell in merged.cells] == ["# New", "p = 1", "p = 2", "p"]
+    assert merged.cells[3].metadata.tags == ["hide-input"]
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

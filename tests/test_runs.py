@@ -91,3 +91,15 @@ def test_a_spec_with_other_fields_is_named(spec):
     (run.folder / "spec.json").write_text(json.dumps({**content, "colour": 1}))
     with pytest.raises(InputError, match=r"spec\.json: .*colour"):
         runs.load(run.folder)
+
+
+def test_the_modules_that_code_uses_are_found_through_imports():
+    assert runs.modules_used("from beyond_hard_labels import embedding") == {"embedding"}
+    assert runs.modules_used("from beyond_hard_labels import shapes\nimport numpy") == {
+        "shapes",
+        "images",
+        "randomness",
+    }
+    through_the_study = runs.modules_used("from beyond_hard_labels.study import ensure")
+    assert {"study", "runs", "training", "models", "augmentation", "votes", "metrics"} <= through_the_study
+    assert not {"plots", "report", "book", "cli"} & through_the_study

@@ -2,13 +2,16 @@
 
     notebooks/*.ipynb --papermill--> build/executed/*.ipynb --check--> build/book/ --jupyter-book -W--> HTML
 
-A notebook is executed to a temporary file and moved only when it is whole; the book is staged and
-built beside the last one and takes its place only when it is finished. So what lies in ``build`` is
-always something that was made completely.
+A notebook is executed only if its code cells, its parameters, the modules that it uses or the
+libraries changed since its last copy. It is executed to a temporary file and moved only when it is
+whole; the book is staged and built beside the last one and takes its place only when it is finished.
+So what lies in ``build`` is always something that was made completely.
 """
 
+import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -55,8 +58,12 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None) -
         _require_executed(study, [name for name in names if name != only], build / "executed")
     found = ensure(study, workers=workers)
     for name in names:
-        if only in (None, name):
-            execute(root / "notebooks" / f"{name}.ipynb", build / "executed" / f"{name}.ipynb", study)
+        source, copy = root / "notebooks" / f"{name}.ipynb", build / "executed" / f"{name}.ipynb"
+        reason = {None: why_stale(source, copy, study), name: "asked for"}.get(only)
+        if reason:
+            execute(source, copy, study, reason)
+        else:
+            _tell(f"{name} is kept: {'fresh' if only is None else 'not asked for'}")
     stage = build / "book.staging"
     _stage(root, stage, build / "executed", names, study, found)
     _build_html(stage, build / "book.log")
@@ -82,7 +89,56 @@ def _require_executed(study: Study, names: list[str], folder: Path) -> None:
             )
 
 
-def execute(source: Path, target: Path, study: Study) -> None:
+def why_stale(source: Path, copy: Path, study: Study) -> str:
+    """Say why a notebook must be executed again; empty if its last copy still holds.
+
+    Prose is no reason: the pages take it from the source.
+    """
+    if not copy.is_file():
+        return "no executed copy"
+    before = nbformat.read(copy, as_version=4).metadata["beyond_hard_labels"].get("inputs", {})
+    return ", ".join(f"{name} changed" for name, value in inputs(source, study).items() if before.get(name) != value)
+
+
+def inputs(source: Path, study: Study) -> dict[str, str]:
+    """Return the fingerprint of everything that an executed notebook depends on, by a name for readers."""
+    cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
+    parts = {
+        "code cells": cells,
+        "parameters": [
+            study.command,
+            study.protocol,
+            study.splits,
+            study.perplexity,
+            study.tsne_iterations,
+            study.shared,
+        ],
+        "library versions": [importlib.metadata.version(name) for name in _SHOWN_PACKAGES],
+    }
+    hashed = {
+        name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16] for name, part in parts.items()
+    }
+    used = runs.modules_used("\n".join(cells))
+    return hashed | {f"{module}.py": runs.code_fingerprint(module) for module in sorted(used)}
+
+
+def with_prose_of(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return the executed notebook with the Markdown cells and cell metadata of its source.
+
+    Both have the same code cells, but for the one of parameters that papermill injects.
+    """
+    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+    cells = []
+    for cell in source.cells:
+        if cell.cell_type == "code":
+            while "injected-parameters" in ran[0].metadata.get("tags", []):
+                cells.append(ran.pop(0))
+            cell = ran.pop(0) | {"metadata": cell.metadata}
+        cells.append(cell)
+    return nbformat.from_dict(executed | {"cells": cells})
+
+
+def execute(source: Path, target: Path, study: Study, reason: str) -> None:
     """Execute one notebook with papermill; `target` appears only if every cell ran.
 
     Raises
@@ -98,7 +154,7 @@ def execute(source: Path, target: Path, study: Study) -> None:
     parameters = {"profile": study.profile, **study.changed}
     if parameters == {"profile": "quick"}:
         parameters = {}  # what the notebook says itself; no injected cell
-    _tell(f"executing {source.stem}")
+    _tell(f"{source.stem} is executed: {reason}")
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
@@ -117,7 +173,11 @@ def execute(source: Path, target: Path, study: Study) -> None:
     if faults:
         raise BookError(f"notebook {source.stem} is not whole, see {failed}: " + "; ".join(faults))
     seconds = time.perf_counter() - started
-    notebook.metadata["beyond_hard_labels"] = {"command": study.command, "seconds": round(seconds, 1)}
+    notebook.metadata["beyond_hard_labels"] = {
+        "command": study.command,
+        "seconds": round(seconds, 1),
+        "inputs": inputs(source, study),
+    }
     nbformat.write(_scrubbed(notebook), failed)
     failed.replace(target)
 
@@ -162,7 +222,8 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     _write_config(root / "_config.yml", stage / "_config.yml")
     (stage / "notebooks").mkdir()
     for name in names:
-        shutil.copy(executed / f"{name}.ipynb", stage / "notebooks")
+        source, copy = (nbformat.read(f / f"{name}.ipynb", as_version=4) for f in (root / "notebooks", executed))
+        nbformat.write(with_prose_of(source, copy), stage / "notebooks" / f"{name}.ipynb")
     named = report.numbers(study, found) | _page_tables(study, found, executed, names)
     for page in sorted((stage / "book").glob("*.md")):
         page.write_text(report.fill(page.read_text("utf-8"), named, f"book/{page.name}"), "utf-8")

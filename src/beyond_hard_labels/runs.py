@@ -17,7 +17,6 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import os
@@ -126,13 +125,30 @@ def code_without_comments(source: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
+def modules_used(source: str) -> set[str]:
+    """Return the modules of this package that a piece of code imports, and those that they import."""
+    found, waiting = set(), [source]
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("beyond_hard_labels"):
+                continue
+            names = [node.module.partition(".")[2]] if "." in node.module else [alias.name for alias in node.names]
+            for name in {n for n in names if _module_path(n).is_file()} - found:
+                found.add(name)
+                waiting.append(_module_path(name).read_text("utf-8"))
+    return found
+
+
+def _module_path(module: str) -> Path:
+    return Path(__file__).parent / f"{module}.py"
+
+
 @functools.cache
 def code_fingerprint(*modules: str) -> str:
     """Return the hash of the code of modules of this package; comments and docstrings do not count."""
     digest = hashlib.sha256()
     for module in modules:
-        path = Path(importlib.util.find_spec(f"beyond_hard_labels.{module}").origin)
-        digest.update(code_without_comments(path.read_text("utf-8")).encode())
+        digest.update(code_without_comments(_module_path(module).read_text("utf-8")).encode())
     return digest.hexdigest()[:16]
 
 
