@@ -135,13 +135,7 @@ def numbers(study: Study, runs: list[Run]) -> dict[str, str]:
     named |= {f"parameter.{name}": str(value) for name, value in study.shared.items()}
     named |= {"profile": study.profile, "protocol": study.protocol.replace("_", " "), "splits": str(study.splits)}
     named |= {"perplexity": f"{study.perplexity:g}", "tsne_iterations": str(study.tsne_iterations)}
-    spec = runs[0].spec
-    named |= {"first_rate": f"{spec.learning_rate:g}", "images.train": str(runs[0].manifest["training_images"])}
-    named |= {
-        "images.test": str(len(runs[0].index)),
-        "ties": str(max(r.manifest["tied_training_images"] for r in runs)),
-    }
-    return named | {"badge": badge(study, runs)}
+    return named | {"images.test": str(len(runs[0].index)), "badge": badge(study, runs)}
 
 
 def describe(data: LabelledImages) -> dict:
@@ -243,6 +237,7 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
                 "labels": r.spec.labels,
                 "split": r.spec.split,
                 "run": f"`{r.spec.key}`",
+                "tied training images": str(r.manifest["tied_training_images"]),
                 "seconds": f"{r.manifest['seconds']:.0f}",
                 "macro accuracy": f"{r.metrics['macro_accuracy']:.4f}",
                 "KL": f"{r.metrics['kl']:.4f}",
