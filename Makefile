@@ -20,6 +20,7 @@ test-slow: $(READY)  ## all tests, the slow ones too
 
 lint: $(READY)  ## style of code and notebooks
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	cd $(ROOT) && $(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/book.yml
 
 lab: $(READY)  ## JupyterLab with the package installed
 	cd $(ROOT) && $(BIN)/jupyter lab notebooks
