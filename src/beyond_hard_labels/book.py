@@ -15,17 +15,21 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import yaml
 
-from beyond_hard_labels import InputError, report, runs
+from beyond_hard_labels import InputError, report, run_pages, runs, verify
 from beyond_hard_labels.study import Study, ensure
 
 _SHOWN_PACKAGES = (
@@ -38,17 +42,25 @@ class BookError(Exception):
     """A notebook failed or a page could not be built; the message says which and shows why."""
 
 
-def make(study: Study, *, workers: int | None = None, only: str | None = None) -> Path:
+def make(study: Study, *, workers: int | None = None, only: str | None = None, cell_timeout: float = 3600) -> Path:
     """Execute the notebooks, build the book, and return the path of its first page.
 
     Parameters
     ----------
     study : Study
     workers : int, optional
-        Processes that train; see `study.ensure`.
+        Processes that train, and that execute notebooks; see `study.ensure`.
     only : str, optional
         The one notebook to execute, by the name of its file without ending. The others' last executed
         copies are kept, and must be there and of the same study.
+    cell_timeout : float
+        Seconds that one cell of a notebook may take.
+
+    Raises
+    ------
+    BookError
+        If a notebook fails or is not whole, a printed number does not follow from the stored
+        predictions, or a page cannot be built.
     """
     root, build = runs.project_folder(), runs.build_folder()
     names = notebooks_in_order(root)
@@ -57,19 +69,54 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None) -
     if only is not None:
         _require_executed(study, [name for name in names if name != only], build / "executed")
     found = ensure(study, workers=workers)
+    reasons = {}
     for name in names:
         source, copy = root / "notebooks" / f"{name}.ipynb", build / "executed" / f"{name}.ipynb"
         reason = {None: why_stale(source, copy, study), name: "asked for"}.get(only)
         if reason:
-            execute(source, copy, study, reason)
+            reasons[name] = reason
+            _tell(f"{name} is executed: {reason}")
         else:
             _tell(f"{name} is kept: {'fresh' if only is None else 'not asked for'}")
+    _execute_all(root / "notebooks", build / "executed", reasons, study, cell_timeout, workers)
     stage = build / "book.staging"
     _stage(root, stage, build / "executed", names, study, found)
+    _verify(stage)
     _build_html(stage, build / "book.log")
     shutil.rmtree(build / "book", ignore_errors=True)
     stage.rename(build / "book")
     return build / "book" / "_build" / "html" / "index.html"
+
+
+def _execute_all(
+    sources: Path, copies: Path, names: Iterable[str], study: Study, cell_timeout: float, workers: int | None
+) -> None:
+    """Execute notebooks in parallel, each in a process of its own, since papermill changes the folder of its process.
+
+    All are executed to their end, then the failures are raised together.
+    """
+    copies.mkdir(parents=True, exist_ok=True)
+    failures = []
+    workers = workers or len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = [
+            pool.submit(execute, sources / f"{name}.ipynb", copies / f"{name}.ipynb", study, cell_timeout)
+            for name in names
+        ]
+        for future in futures:
+            try:
+                future.result()
+            except BookError as error:
+                failures.append(str(error))
+    if failures:
+        raise BookError("\n\n".join(failures))
+
+
+def _verify(stage: Path) -> None:
+    checked, faults = verify.faults(stage)
+    if faults:
+        raise BookError("printed numbers do not follow from the stored predictions:\n" + "\n".join(faults))
+    _tell(f"{checked} printed numbers and tables follow from the stored predictions")
 
 
 def notebooks_in_order(root: Path) -> list[str]:
@@ -96,7 +143,7 @@ def why_stale(source: Path, copy: Path, study: Study) -> str:
     """
     if not copy.is_file():
         return "no executed copy"
-    before = nbformat.read(copy, as_version=4).metadata["beyond_hard_labels"].get("inputs", {})
+    before = nbformat.read(copy, as_version=4).metadata["beyond_hard_labels"]["inputs"]
     return ", ".join(f"{name} changed" for name, value in inputs(source, study).items() if before.get(name) != value)
 
 
@@ -115,11 +162,15 @@ def inputs(source: Path, study: Study) -> dict[str, str]:
         ],
         "library versions": [importlib.metadata.version(name) for name in _SHOWN_PACKAGES],
     }
-    hashed = {
-        name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16] for name, part in parts.items()
-    }
+    hashed = {name: _hash(part) for name, part in parts.items()}
+    if any("ensure(" in cell for cell in cells):
+        hashed["runs"] = _hash([run.manifest["files"] if (run := runs.find(spec)) else None for spec in study.specs()])
     used = runs.modules_used("\n".join(cells))
     return hashed | {f"{module}.py": runs.code_fingerprint(module) for module in sorted(used)}
+
+
+def _hash(part) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def with_prose_of(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -138,23 +189,21 @@ def with_prose_of(source: nbformat.NotebookNode, executed: nbformat.NotebookNode
     return nbformat.from_dict(executed | {"cells": cells})
 
 
-def execute(source: Path, target: Path, study: Study, reason: str) -> None:
+def execute(source: Path, target: Path, study: Study, cell_timeout: float) -> None:
     """Execute one notebook with papermill; `target` appears only if every cell ran.
 
     Raises
     ------
     BookError
-        With the notebook, the cell and the traceback; the failed copy stays beside the target.
+        With the notebook, the cell and its last lines; the failed copy stays beside the target.
     """
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that our own check has accepted
-    target.parent.mkdir(parents=True, exist_ok=True)
     failed = target.with_name(f"{source.stem}.failed.ipynb")
     parameters = {"profile": study.profile, **study.changed}
     if parameters == {"profile": "quick"}:
         parameters = {}  # what the notebook says itself; no injected cell
-    _tell(f"{source.stem} is executed: {reason}")
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
@@ -164,13 +213,13 @@ def execute(source: Path, target: Path, study: Study, reason: str) -> None:
             kernel_name="python3",
             cwd=source.parent,
             progress_bar=False,
+            execution_timeout=cell_timeout,
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns at every start that it speaks TCP
         )
     except Exception as error:  # papermill, nbclient and zmq each have their own; all mean that the book stops
-        raise BookError(f"notebook {source.stem} failed, see {failed}:\n{error}") from error
+        raise BookError(_failure(failed, source.stem, error)) from error
     notebook = nbformat.read(failed, as_version=4)
-    faults = unfinished(notebook)
-    if faults:
+    if faults := unfinished(notebook):
         raise BookError(f"notebook {source.stem} is not whole, see {failed}: " + "; ".join(faults))
     seconds = time.perf_counter() - started
     notebook.metadata["beyond_hard_labels"] = {
@@ -180,6 +229,26 @@ def execute(source: Path, target: Path, study: Study, reason: str) -> None:
     }
     nbformat.write(_scrubbed(notebook), failed)
     failed.replace(target)
+
+
+def _failure(failed: Path, name: str, error: Exception) -> str:
+    """Say which cell of a notebook failed, how, and its last lines."""
+    reason = f"{type(error).__name__}: {error}"
+    if "Kernel died" in str(error):
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        reason = f"its kernel died: killed, or out of memory (it held {peak:.1f} GiB at most)"
+    elif "timed out" in str(error).lower():
+        reason = str(error).splitlines()[0]
+    started = []
+    if failed.is_file():
+        cells = enumerate(nbformat.read(failed, as_version=4).cells, start=1)
+        started = [(n, cell) for n, cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    if not started:
+        return f"notebook {name} failed before its first cell: {reason}"
+    number, cell = started[-1]
+    printed = [line for output in cell.outputs for line in output.get("text", "").splitlines()]
+    lines = ["  | " + line for line in [*cell.source.splitlines()[-4:], *printed[-8:]]]
+    return "\n".join([f"notebook {name} failed in cell {number}, see {failed}", *lines, reason])
 
 
 def unfinished(notebook: nbformat.NotebookNode) -> list[str]:
@@ -218,15 +287,29 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     shutil.copytree(root / "book", stage / "book")
     _copy_mathjax(stage / "book" / "_static" / "mathjax")
     shutil.copytree(root / "src", stage / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(root / "_toc.yml", stage)
     _write_config(root / "_config.yml", stage / "_config.yml")
     (stage / "notebooks").mkdir()
+    groups = {report.label(found): (study, found)}
     for name in names:
         source, copy = (nbformat.read(f / f"{name}.ipynb", as_version=4) for f in (root / "notebooks", executed))
-        nbformat.write(with_prose_of(source, copy), stage / "notebooks" / f"{name}.ipynb")
-    named = report.numbers(study, found) | _page_tables(study, found, executed, names)
+        if faults := unfinished(copy):
+            raise BookError(f"notebook {name} is not whole, see {executed / name}.ipynb: " + "; ".join(faults))
+        staged = stage / "notebooks" / f"{name}.ipynb"
+        nbformat.write(with_prose_of(source, copy), staged)
+        for _, _, record in verify.printed_in(staged):
+            others = verify.runs_of(record)
+            groups.setdefault(report.label(others[1]), others)
+    part, records = run_pages.write(stage / "runs", list(groups.values()))
+    contents = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    parts = contents.get("parts", [{"chapters": contents.pop("chapters", [])}])
+    (stage / "_toc.yml").write_text(yaml.safe_dump(contents | {"parts": [*parts, part]}, sort_keys=False), "utf-8")
+    from_runs, named = report.texts(study, found), _page_tables(study, found, executed, names)
     for page in sorted((stage / "book").glob("*.md")):
-        page.write_text(report.fill(page.read_text("utf-8"), named, f"book/{page.name}"), "utf-8")
+        text, printed = report.fill(page.read_text("utf-8"), from_runs | named, f"book/{page.name}")
+        page.write_text(text, "utf-8")
+        printed = {name: text for name, text in printed.items() if name in from_runs}
+        records[f"book/{page.name}"] = report.record(study, found, printed)
+    runs.write_json(stage / "printed.json", records)
 
 
 def _copy_mathjax(target: Path) -> None:
@@ -252,18 +335,13 @@ def _page_tables(study: Study, found: list[runs.Run], executed: Path, names: lis
         for name in names
     }
     tables = {
-        "runs": report.run_table(found),
-        "one": report.table_one(found),
-        "parameters": report.parameter_table(study),
         "notebooks": pd.DataFrame({"notebook": list(seconds), "seconds": [f"{s:.1f}" for s in seconds.values()]}),
         "machine": pd.DataFrame(runs.machine(found[0].spec.device).items(), columns=["what", "value"]),
         "versions": pd.DataFrame(
             [(name, importlib.metadata.version(name)) for name in _SHOWN_PACKAGES], columns=["package", "version"]
         ),
     }
-    return {f"table.{name}": report.markdown_table(frame) for name, frame in tables.items()} | {
-        "command": study.command
-    }
+    return {f"table.{name}": report.markdown_table(frame, name) for name, frame in tables.items()}
 
 
 def _build_html(stage: Path, log: Path) -> None:

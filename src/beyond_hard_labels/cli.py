@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import math
 import re
 import sys
 import time
+from pathlib import Path
 
 from beyond_hard_labels import InputError, __version__
 
@@ -42,6 +44,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_study_options(book)
     _add_workers(book)
     book.add_argument("--only", metavar="NOTEBOOK", help="execute this one only, e.g. 03_training; keep the others")
+
+    book.add_argument("--cell-timeout", default="1h", metavar="1h", help="what one cell may take (s, m or h)")
+
+    _add(commands, "verify", _verify, "compute every number that the built book prints again, from stored predictions")
+
+    compare = _add(commands, "compare", _compare, "train a stored run once more and compare the results")
+    compare.add_argument("run", metavar="RUN", help="key of a run, or its folder")
+    compare.add_argument(
+        "--tolerance",
+        action="append",
+        default=[],
+        metavar="METRIC=X",
+        help="largest difference of a metric, repeatable (default macro_accuracy=0.02 and kl=0.02)",
+    )
 
     run = _add(commands, "run", _run, "train one run, or find it")
     run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic")
@@ -112,12 +128,49 @@ def _book(arguments) -> int:
 
     study = _plan(arguments)
     try:
-        page = make(study, workers=_check_workers(arguments), only=arguments.only)
+        timeout = _seconds("--cell-timeout", arguments.cell_timeout)
+        page = make(study, workers=_check_workers(arguments), only=arguments.only, cell_timeout=timeout)
     except BookError as error:
         print(f"bhl: {error}", file=sys.stderr)
         return 1
     print(f"The book is at {page}")
     return 0
+
+
+def _verify(arguments) -> int:
+    from beyond_hard_labels.runs import build_folder
+    from beyond_hard_labels.verify import faults
+
+    checked, found = faults(build_folder() / "book")
+    for line in found:
+        print(f"bhl: {line}", file=sys.stderr)
+    print(f"{checked} printed numbers and tables checked, {len(found)} fault(s)")
+    return 1 if found else 0
+
+
+def _compare(arguments) -> int:
+    from beyond_hard_labels.metrics import METRICS
+    from beyond_hard_labels.runs import build_folder, load
+    from beyond_hard_labels.verify import TOLERANCES, compare
+
+    given = dict(TOLERANCES)
+    for pair in arguments.tolerance:
+        name, _, value = pair.partition("=")
+        if name not in METRICS or not re.fullmatch(r"\d*\.?\d+", value):
+            raise InputError(
+                f"--tolerance is '{pair}', expected METRIC=X with X at least 0, METRIC of {', '.join(METRICS)}"
+            )
+        given[name] = float(value)
+    folder = Path(arguments.run)
+    if not folder.is_dir():
+        folder = build_folder() / "runs" / arguments.run
+    if not folder.is_dir():
+        raise InputError(f"there is no run '{arguments.run}', neither as a folder nor in {folder.parent}")
+    table, within, equal = compare(load(folder), given)
+    print(table.to_string(index=False))
+    print("predictions equal to the last bit" if equal else "predictions differ in some bits")
+    print("within the tolerances" if within else "NOT within the tolerances")
+    return 0 if within else 1
 
 
 def _run(arguments) -> int:
@@ -138,18 +191,16 @@ def _study(arguments) -> int:
     from beyond_hard_labels.report import scores
     from beyond_hard_labels.study import ensure
 
-    deadline = time.time() + _seconds(arguments.time_limit)
+    deadline = time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
     found = ensure(_plan(arguments), workers=_check_workers(arguments), deadline=deadline)
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
     return 0
 
 
-def _seconds(limit: str | None) -> float:
-    if limit is None:
-        return float("inf")
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", limit)
+def _seconds(option: str, text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if not match:
-        raise InputError(f"--time-limit is '{limit}', expected a number with s, m or h, for example 9m")
+        raise InputError(f"{option} is '{text}', expected a number with s, m or h, for example 9m")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 

@@ -99,8 +99,8 @@ def training_curves(runs: list) -> plt.Figure:
     for axis, name, label in zip(
         axes, ("macro_accuracy", "kl"), ("macro accuracy", "KL to soft truth (nats)"), strict=True
     ):
-        for arm, colour in ARM_COLOURS.items():
-            histories = [r.history for r in runs if r.spec.labels == arm]
+        for arm in sorted({r.spec.labels for r in runs}):
+            histories, colour = [r.history for r in runs if r.spec.labels == arm], ARM_COLOURS[arm]
             epochs, values = histories[0]["epoch"], np.array([h[name] for h in histories])
             axis.plot(epochs, values.mean(axis=0), color=colour, label=f"{arm} labels")
             axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)

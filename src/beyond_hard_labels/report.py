@@ -1,10 +1,15 @@
 """Tables, sentences and numbers of a study, all computed from its runs.
 
-Text names a number by a placeholder, ``{{ soft.kl }}``; `fill` puts it in and refuses an unknown one.
-Notebooks do so through `say`, the book's Markdown pages when they are staged.
+Text names a number or a table by a placeholder, ``{{ soft.kl }}`` or ``{{ table.one }}``; `fill` puts
+it in, as a link to the page of the runs behind it, and refuses an unknown one. Notebooks do so through
+`say`, the book's Markdown pages when they are staged. Both keep a record of what they printed, from
+which `verify` computes it again.
 """
 
+import base64
+import hashlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -13,7 +18,7 @@ import pandas as pd
 from beyond_hard_labels import InputError, embedding, metrics
 from beyond_hard_labels.images import LabelledImages, random_split
 from beyond_hard_labels.runs import Run
-from beyond_hard_labels.study import Study, valid_parameters
+from beyond_hard_labels.study import Study, map_of, valid_parameters
 from beyond_hard_labels.votes import LABEL_KINDS
 
 PAPER = {  # Table 1 of the paper, Synthetic: mean and standard deviation over three splits
@@ -60,7 +65,7 @@ def table_one(runs: list[Run]) -> pd.DataFrame:
         (labels, name): tuple(table.loc[labels, name]) for labels in LABEL_KINDS for name in ("macro_accuracy", "kl")
     }
     rows = {}
-    for source, values in (("paper", PAPER), ("this book", ours)):
+    for source, values in (("paper", PAPER), (f"[this book](#{label(runs)})", ours)):
         row = {}
         for name in ("macro_accuracy", "kl"):
             better = _better(values["soft", name][0], values["hard", name][0], name)
@@ -72,6 +77,11 @@ def table_one(runs: list[Run]) -> pd.DataFrame:
     return frame[sorted(frame.columns, key=lambda column: column.split(":")[0])].reset_index()
 
 
+def label(runs: list[Run]) -> str:
+    """Return the name of the page that lists some runs, which is also what links to it name."""
+    return "runs-" + hashlib.sha256(" ".join(run.spec.key for run in runs).encode()).hexdigest()[:8]
+
+
 def _better(soft: float, hard: float, name: str) -> str:
     return "soft" if (soft > hard) == (name in _HIGHER_IS_BETTER) else "hard"
 
@@ -81,7 +91,7 @@ def all_metrics(runs: list[Run]) -> pd.DataFrame:
     table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
     rows = []
     for name, interval in differences(runs).items():
-        row = {"metric": HEADINGS[name]}
+        row = {"metric": f"[{HEADINGS[name]}](#{label(runs)})"}
         row |= {labels: plus_minus(*table.loc[labels, name]) for labels in LABEL_KINDS}
         better = _better(table.loc["soft", (name, "mean")], table.loc["hard", (name, "mean")], name)
         if name != "one_hot_kl":  # which arm should be near a one-hot truth is a matter of opinion
@@ -107,35 +117,55 @@ def bounds(interval: metrics.Interval) -> str:
     return f"[{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
-def verdict(interval: metrics.Interval, name: str) -> str:
+def verdict(interval: metrics.Interval, name: str) -> tuple[str, str, str]:
     """Say what the interval of soft minus hard says, and how that stands to the paper.
 
-    The paper finds soft labels better in both of its metrics.
+    The paper finds soft labels better in both of its metrics. Returns what comes before the size of
+    the difference, the size, and what comes after it.
     """
-    size = f"a difference of {interval.mean:+.4f} (soft minus hard, 95 % interval {bounds(interval)})"
+    size = f"{interval.mean:+.4f} (soft minus hard, 95 % interval {bounds(interval)})"
     sign = 1 if name in _HIGHER_IS_BETTER else -1
     worst, best = sorted((sign * interval.low, sign * interval.high))
     if worst > 0:
-        return f"the soft arm is better, by {size}, which agrees with the paper"
+        return "the soft arm is better, by a difference of ", size, ", which agrees with the paper"
     if best < 0:
-        return f"the hard arm is better, by {size}, which contradicts the paper"
-    return f"the arms cannot be told apart, with {size}, so the paper's advantage of soft labels does not show"
+        return "the hard arm is better, by a difference of ", size, ", which contradicts the paper"
+    outcome = ", so the paper's advantage of soft labels does not show"
+    return "the arms cannot be told apart, with a difference of ", size, outcome
 
 
-def numbers(study: Study, runs: list[Run]) -> dict[str, str]:
-    """Return every number that text may name by a placeholder."""
+def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
+    """Return every number and table that text may name; tables as functions, since they cost more.
+
+    Numbers link to the page of the runs that they come from.
+    """
     table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
-    named = {
+    linked = {
         f"{labels}.{name}": plus_minus(*table.loc[labels, name]) for labels in LABEL_KINDS for name in metrics.METRICS
     }
+    linked |= {f"{labels}.epochs_to_90": _epochs_to(0.9, runs, labels) for labels in LABEL_KINDS}
+    verdicts = {name: verdict(differences(runs)[name], name) for name in ("macro_accuracy", "kl")}
+    linked |= {f"verdict.{name}": size for name, (_, size, _) in verdicts.items()}
+    named = {name: f"[{text}](#{label(runs)})" for name, text in linked.items()}
+    for name, (before, _, after) in verdicts.items():
+        named[f"verdict.{name}"] = before + named[f"verdict.{name}"] + after
     named |= {f"paper.{labels}.{name}": plus_minus(*value) for (labels, name), value in PAPER.items()}
-    named |= {f"{labels}.epochs_to_90": _epochs_to(0.9, runs, labels) for labels in LABEL_KINDS}
-    intervals = differences(runs)
-    named |= {f"verdict.{name}": verdict(intervals[name], name) for name in ("macro_accuracy", "kl")}
     named |= {f"parameter.{name}": str(value) for name, value in study.shared.items()}
     named |= {"profile": study.profile, "protocol": study.protocol.replace("_", " "), "splits": str(study.splits)}
     named |= {"perplexity": f"{study.perplexity:g}", "tsne_iterations": str(study.tsne_iterations)}
-    return named | {"images.test": str(len(runs[0].index)), "badge": badge(study, runs)}
+    named |= {"images.test": str(len(runs[0].index)), "badge": badge(study, runs), "command": study.command}
+    tables = {
+        "one": lambda: table_one(runs),
+        "metrics": lambda: all_metrics(runs),
+        "runs": lambda: run_table(runs),
+        "scores": lambda: score_table(runs),
+        "differences": lambda: difference_table(runs),
+        "parameters": lambda: parameter_table(study),
+        "map": lambda: map_quality(study, runs),
+    }
+    return named | {
+        f"table.{name}": lambda name=name, make=make: markdown_table(make(), name) for name, make in tables.items()
+    }
 
 
 def describe(data: LabelledImages) -> dict:
@@ -215,7 +245,7 @@ def data_badge(study: Study) -> str:
     shared, changed = study.shared, ", ".join(f"{name} = {value}" for name, value in study.changed.items())
     return (
         f"**Profile {study.profile}**{f' with {changed}' if changed else ''} · {shared['dataset']}, "
-        f"{shared['n_images']:,} images of {shared['image_size']} px, generated on this machine"
+        f"{shared['n_images']:,} images of {shared['image_size']} px, generated on this machine (cpu)"
     )
 
 
@@ -236,7 +266,7 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
             {
                 "labels": r.spec.labels,
                 "split": r.spec.split,
-                "run": f"`{r.spec.key}`",
+                "run": run_link(r),
                 "tied training images": str(r.manifest["tied_training_images"]),
                 "seconds": f"{r.manifest['seconds']:.0f}",
                 "macro accuracy": f"{r.metrics['macro_accuracy']:.4f}",
@@ -245,6 +275,35 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
             for r in runs
         ]
     )
+
+
+def run_link(run: Run) -> str:
+    """Return a link to the page of a run."""
+    return f"[`{run.spec.key}`](#run-{run.spec.key})"
+
+
+def score_table(runs: list[Run]) -> pd.DataFrame:
+    """Return one row a run with every metric on its test images, then mean ± deviation of each arm."""
+    rows = [
+        {"labels": r.spec.labels, "split": str(r.spec.split), "run": run_link(r)}
+        | {HEADINGS[name]: f"{value:.4f}" for name, value in r.metrics.items()}
+        for r in runs
+    ]
+    table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
+    for labels in table.index:
+        row = {HEADINGS[name]: plus_minus(*table.loc[labels, name]) for name in metrics.METRICS}
+        rows.append({"labels": labels, "split": "all", "run": ""} | row)
+    return pd.DataFrame(rows)
+
+
+def difference_table(runs: list[Run]) -> pd.DataFrame:
+    """Return one row a metric: soft minus hard on each split, their mean and its corrected interval."""
+    table, rows = scores(runs).set_index(["labels", "split"]), []
+    for name, interval in differences(runs).items():
+        by_split = table.loc["soft", name] - table.loc["hard", name]
+        row = {"metric": HEADINGS[name]} | {f"split {split}": f"{value:+.4f}" for split, value in by_split.items()}
+        rows.append(row | {"mean": f"{interval.mean:+.4f}", "95 % interval": bounds(interval)})
+    return pd.DataFrame(rows)
 
 
 def split_table(n_images: int, splits: int, truth) -> pd.DataFrame:
@@ -262,18 +321,20 @@ def split_table(n_images: int, splits: int, truth) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def map_quality(runs: dict[str, Run], planes: dict) -> pd.DataFrame:
-    """Return one row an arm: how far its map is to be trusted, and how alike map neighbours are."""
+def map_quality(study: Study, runs: list[Run]) -> pd.DataFrame:
+    """Return one row an arm of split 0: how far its map is to be trusted, and how alike neighbours are."""
     return pd.DataFrame(
         [
             {
-                "labels": arm,
-                "trustworthiness": f"{embedding.trustworthiness(features, plane):.4f}",
-                "neighbour agreement, map": f"{embedding.neighbour_agreement(truth, plane):.4f}",
-                "neighbour agreement, features": f"{embedding.neighbour_agreement(truth, features):.4f}",
+                "labels": run.spec.labels,
+                "run": run_link(run),
+                "trustworthiness": f"{embedding.trustworthiness(run.features, plane):.4f}",
+                "neighbour agreement, map": f"{embedding.neighbour_agreement(run.truth, plane):.4f}",
+                "neighbour agreement, features": f"{embedding.neighbour_agreement(run.truth, run.features):.4f}",
             }
-            for arm, plane in planes.items()
-            for truth, features in [(runs[arm].truth, runs[arm].features)]
+            for run in runs
+            if run.spec.split == 0
+            for plane in [map_of(study, run)]
         ]
     )
 
@@ -293,18 +354,35 @@ def parameter_table(study: Study) -> pd.DataFrame:
     )
 
 
-def markdown_table(frame: pd.DataFrame) -> str:
-    """Return a table as Markdown: text to the left, numbers to the right."""
+def markdown_table(frame: pd.DataFrame, name: str = "table") -> str:
+    """Return a table as Markdown, text to the left and numbers to the right, with a link to it as CSV."""
     cells = [["–" if pd.isna(value) else str(value) for value in row] for row in frame.to_numpy(dtype=object)]
-    numeric = [
-        pd.to_numeric(pd.Series(c).str.strip("*–"), errors="coerce").notna().any() for c in zip(*cells, strict=True)
-    ]
+    bare = [[plain(cell) for cell in row] for row in cells]
+    numeric = [pd.to_numeric(pd.Series(c), errors="coerce").notna().any() for c in zip(*bare, strict=True)]
     lines = [list(frame.columns), ["---:" if n else ":---" for n in numeric], *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    csv = pd.DataFrame(bare, columns=[plain(column) for column in frame.columns]).to_csv(index=False)
+    address = "data:text/csv;base64," + base64.b64encode(csv.encode()).decode()
+    return (
+        "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        + f'\n\n<a class="csv" download="{name}.csv" href="{address}" aria-label="this table as CSV">CSV</a>'
+    )
 
 
-def fill(text: str, named: dict[str, str], where: str) -> str:
-    """Replace every ``{{ name }}`` of a text; raise, naming file and line, on an unknown one."""
+def plain(cell: str) -> str:
+    """Return a text without the marks of bold type, code and links."""
+    link = r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(#[\w-]+\)"  # its text may hold an interval in brackets
+    return re.sub(link, r"\1", cell).replace("**", "").replace("`", "").removeprefix("–")
+
+
+def fill(text: str, named: Mapping[str, str | Callable[[], str]], where: str) -> tuple[str, dict[str, str]]:
+    """Replace every ``{{ name }}`` of a text; return it and what was printed, by name.
+
+    Raises
+    ------
+    InputError
+        Naming file and line, on an unknown placeholder.
+    """
+    printed = {}
 
     def value(match: re.Match) -> str:
         if match[1] not in named:
@@ -312,14 +390,33 @@ def fill(text: str, named: dict[str, str], where: str) -> str:
             raise InputError(
                 f"{where}, line {line}: unknown placeholder '{match[1]}'; valid: {', '.join(sorted(named))}"
             )
-        return named[match[1]]
+        found = named[match[1]]
+        printed[match[1]] = found() if callable(found) else found
+        return printed[match[1]]
 
-    return re.sub(r"\{\{\s*(.*?)\s*\}\}", value, text)
+    return re.sub(r"\{\{\s*(.*?)\s*\}\}", value, text), printed
 
 
-def say(text: str, study: Study, runs: list[Run]):
-    """Return Markdown for a notebook: sentences with their numbers filled in."""
-    return show(fill(text, numbers(study, runs), "this cell"))
+def record(study: Study, runs: list[Run], printed: dict[str, str]) -> dict:
+    """Return what it takes to compute printed numbers again: the study, the runs' keys and the texts."""
+    asked = {"profile": study.profile, **study.changed}
+    return {"study": asked, "runs": [run.spec.key for run in runs], "printed": printed}
+
+
+class Said:
+    """Markdown that a notebook shows, with the record of its numbers in the output's metadata."""
+
+    def __init__(self, text: str, made_of: dict):
+        self.text, self.made_of = text, made_of
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/markdown": self.text, "text/plain": self.text}, {"beyond_hard_labels": self.made_of}
+
+
+def say(text: str, study: Study, runs: list[Run]) -> Said:
+    """Return Markdown for a notebook: text with its numbers and tables filled in."""
+    filled, printed = fill(text, texts(study, runs), "this cell")
+    return Said(filled, record(study, runs, printed))
 
 
 def show(content):

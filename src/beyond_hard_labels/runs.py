@@ -3,7 +3,7 @@
 A run is a frozen spec and a directory named by the hash of the spec:
 
     spec.json          the spec
-    manifest.json      fingerprints of data and code, versions, machine, sizes
+    manifest.json      fingerprints of data and code, versions, machine, sizes, checksums of the files
     predictions.npz    test and validation: row indices, soft truth, targets, logits
     features.npz       pooled features of the test images
     history.csv        one row an epoch
@@ -37,6 +37,7 @@ from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
 
 _RESULT_MODULES = ("randomness", "images", "votes", "augmentation", "models", "training")
 _RESULT_PACKAGES = ("numpy", "torch", "timm")
+FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,16 +165,26 @@ def provenance() -> dict:
 def find(spec: RunSpec) -> Run | None:
     """Return the local run of a spec if it is there and fresh, else None."""
     folder = build_folder() / "runs" / spec.key
-    if not (folder / "manifest.json").is_file():
+    if not folder.is_dir():
         return None
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    if any(manifest[name] != value for name, value in provenance().items()):
-        return None
-    return load(folder)
+    run = load(folder)
+    fresh = "files" in run.manifest and all(run.manifest[name] == value for name, value in provenance().items())
+    return run if fresh else None
 
 
 def load(folder: Path) -> Run:
-    """Read a run's directory."""
+    """Read a run's directory.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or the spec has other fields than a run's.
+    """
+    missing = [name for name in (*FILES, "manifest.json") if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"the run in {folder} is not whole, {', '.join(missing)} not found; remove the folder to train it again"
+        )
     spec = json.loads((folder / "spec.json").read_text("utf-8"))
     names = {field.name for field in fields(RunSpec)}
     if set(spec) != names:
@@ -191,7 +202,9 @@ def load(folder: Path) -> Run:
     )
 
 
-def save(spec: RunSpec, trained: Trained, split, truth: np.ndarray, ties: int, seconds: float) -> Run:
+def save(
+    spec: RunSpec, trained: Trained, split, truth: np.ndarray, ties: int, seconds: float, store: Path | None = None
+) -> Run:
     """Write a run whole or not at all, replacing a stale one, and return it as read back.
 
     Parameters
@@ -205,10 +218,12 @@ def save(spec: RunSpec, trained: Trained, split, truth: np.ndarray, ties: int, s
         Tied images among the training images.
     seconds : float
         Wall time of the training.
+    store : Path, optional
+        The folder of runs; by default the build folder's.
     """
     from safetensors.numpy import save_file
 
-    folder = build_folder() / "runs" / spec.key
+    folder = (store or build_folder() / "runs") / spec.key
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=folder.parent))
     replaced = temporary.with_name(temporary.name + "-replaced")
@@ -232,6 +247,7 @@ def save(spec: RunSpec, trained: Trained, split, truth: np.ndarray, ties: int, s
             "training_images": len(split.train),
             "tied_training_images": ties,
             "seconds": round(seconds, 1),
+            "files": {name: checksum(temporary / name) for name in FILES},
         }
         write_json(temporary / "manifest.json", manifest)
         if folder.exists():  # stale, or made meanwhile by another process
@@ -241,6 +257,17 @@ def save(spec: RunSpec, trained: Trained, split, truth: np.ndarray, ties: int, s
         for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
     return load(folder)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_files(run: Run) -> list[str]:
+    """Return the names of a run's files that are not as they were stored."""
+    return [name for name, value in run.manifest["files"].items() if checksum(run.folder / name) != value]
 
 
 def machine(device: str) -> dict[str, str]:

@@ -5,6 +5,9 @@ up in the store and trained if it is not there.
 """
 
 import functools
+import hashlib
+import importlib.metadata
+import json
 import math
 import os
 import time
@@ -13,11 +16,13 @@ from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, w
 from dataclasses import dataclass
 from importlib import resources
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from beyond_hard_labels import runs, votes
+from beyond_hard_labels import embedding, runs, votes
 from beyond_hard_labels.images import LabelledImages, random_split
 from beyond_hard_labels.parameters import check, option, options
 from beyond_hard_labels.runs import Run, RunSpec
@@ -118,8 +123,8 @@ def images_of(spec: RunSpec) -> LabelledImages:
     return load_images(spec.dataset, spec.n_images, spec.image_size, spec.data_seed)
 
 
-def execute(spec: RunSpec, deadline: float = math.inf) -> str:
-    """Train one run, store it, and return its key; raises `training.TimeUp` at the deadline."""
+def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None) -> Run:
+    """Train one run and store it, by default in the build folder; raises `training.TimeUp` at the deadline."""
     started = time.perf_counter()
     data = images_of(spec)
     split = random_split(len(data.ids), spec.split)
@@ -141,7 +146,7 @@ def execute(spec: RunSpec, deadline: float = math.inf) -> str:
     finally:
         progress.unlink(missing_ok=True)
     tied = int(targets.tied[split.train].sum())
-    return runs.save(spec, trained, split, data.truth, tied, time.perf_counter() - started).spec.key
+    return runs.save(spec, trained, split, data.truth, tied, time.perf_counter() - started, store)
 
 
 def _progress_file(spec: RunSpec):
@@ -151,9 +156,7 @@ def _progress_file(spec: RunSpec):
 def find_or_train(spec: RunSpec) -> tuple[Run, bool]:
     """Return a run and whether it had to be trained, in this process."""
     found = runs.find(spec)
-    if found is None:
-        execute(spec)
-    return found or runs.find(spec), found is None
+    return found or execute(spec), found is None
 
 
 def ensure(
@@ -192,7 +195,7 @@ def ensure(
 
 
 def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
-    futures = {pool.submit(execute, spec, deadline): spec for spec in specs}
+    futures = {pool.submit(_execute, spec, deadline): spec for spec in specs}
     pending, stopped, epochs = set(futures), 0, 0
     with _bar(sum(spec.epochs for spec in specs)) as bar:
         while pending:
@@ -210,11 +213,38 @@ def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
         )
 
 
+def _execute(spec: RunSpec, deadline: float) -> None:
+    execute(spec, deadline)  # the run stays in the store, nothing of it travels between the processes
+
+
 def _epochs_done(spec: RunSpec) -> int:
     try:
         return int(_progress_file(spec).read_text() or 0)
     except FileNotFoundError:
         return 0
+
+
+def map_of(study: Study, run: Run) -> np.ndarray:
+    """Return the t-SNE map of a run's test features, float64 (N, 2); made once and kept in the store.
+
+    It is found again by the features' checksum, the study's settings and the code and library that
+    make it.
+    """
+    made_of = [
+        run.manifest["files"]["features.npz"],
+        study.perplexity,
+        study.tsne_iterations,
+        runs.code_fingerprint("embedding"),
+        importlib.metadata.version("openTSNE"),
+    ]
+    path = runs.build_folder() / "maps" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}.npy"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plane = embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+        np.save(temporary, plane)
+        temporary.replace(path)
+    return np.load(path, allow_pickle=False)
 
 
 def _bar(total: int):

@@ -1,0 +1,165 @@
+"""Pages that say where numbers come from: one a run, one a list of runs, written from the store."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from beyond_hard_labels import plots, report
+from beyond_hard_labels.runs import FILES, Run
+from beyond_hard_labels.study import Study, valid_parameters
+
+_LIST = """({label})=
+# Runs of `{command}`
+
+{{{{ badge }}}}
+
+Every number that links here was computed from the predictions of these runs.
+A run's own page has its specification, learning curve, versions and files.
+
+## Runs
+
+{{{{ table.runs }}}}
+
+They are found again, or trained where they are missing, by
+
+```
+bhl study {command}
+```
+
+## Metrics on test images
+
+The last rows are mean ± standard deviation over the splits, which is what the chapters print.
+
+{{{{ table.scores }}}}
+
+## Soft minus hard
+
+{{{{ table.differences }}}}
+"""
+
+_RUN = """(run-{key})=
+# Run `{key}`
+
+{badge}
+
+A model trained on {labels} labels of split {split}; it is one of {{ref}}`these runs <{label}>`.
+
+## Metrics on test images
+
+{{{{ table.metrics }}}}
+
+## Learning
+
+```{{figure}} {key}.png
+:alt: Two panels by epoch, macro accuracy and KL to the soft truth on the validation images of this run.
+
+Macro accuracy and KL on the validation images of run `{key}` by epoch.
+```
+
+:::{{dropdown}} The same as a table
+{{{{ table.history }}}}
+:::
+
+## Again
+
+The first command finds the run, or trains it where it is missing; the second trains it once more and compares.
+
+```
+bhl run --dataset {dataset} --labels {labels} --split {split} {command}
+bhl compare {key}
+```
+
+## Specification
+
+{{{{ table.spec }}}}
+
+## Data, code, versions and machine
+
+{{{{ table.made }}}}
+
+## Files
+
+{{{{ table.files }}}}
+"""
+
+
+def texts(run: Run) -> dict[str, Callable[[], str]]:
+    """Return the tables of a run's page, by the names of their placeholders."""
+    manifest, fields = run.manifest, valid_parameters()
+    spec = [
+        (f"`{name}`", f"`{value}`", fields[name].metadata["doc"] if name in fields else "")
+        for name, value in asdict(run.spec).items()
+        if value != ""
+    ]
+    made = [
+        ("fingerprint of the data", f"`{manifest['data']}`"),
+        ("fingerprint of the code", f"`{manifest['code']}`"),
+        *manifest["versions"].items(),
+        *manifest["machine"].items(),
+        ("training images", str(manifest["training_images"])),
+        ("tied training images", str(manifest["tied_training_images"])),
+        ("test images", str(len(run.index))),
+        ("seconds", str(manifest["seconds"])),
+    ]
+    tables = {
+        "metrics": lambda: pd.DataFrame(
+            [(report.HEADINGS[name], f"{value:.4f}") for name, value in run.metrics.items()],
+            columns=["metric", "value"],
+        ),
+        "history": lambda: run.history.round(4).astype({"epoch": str}),
+        "spec": lambda: pd.DataFrame(spec, columns=["parameter", "value", "meaning"]),
+        "made": lambda: pd.DataFrame(made, columns=["what", "value"]),
+        "files": lambda: pd.DataFrame(
+            [(f"`{n}`", f"{(run.folder / n).stat().st_size:,}", f"`{manifest['files'][n]}`") for n in FILES],
+            columns=["file", "bytes", "SHA-256"],
+        ),
+    }
+    return {
+        f"table.{name}": lambda name=name, make=make: report.markdown_table(make(), f"{run.spec.key}-{name}")
+        for name, make in tables.items()
+    }
+
+
+def write(folder: Path, groups: list[tuple[Study, list[Run]]]) -> tuple[dict, dict[str, dict]]:
+    """Write the pages of lists of runs, and of every run in them, into a folder ``runs`` of the book.
+
+    Returns
+    -------
+    tuple
+        The part of the table of contents, and the record of each page's numbers by the page's name.
+    """
+    import matplotlib.pyplot as plt
+
+    folder.mkdir()
+    plots.use_style()
+    records, chapters, written = {}, [], set()
+    for study, runs in groups:
+        label, sections = report.label(runs), []
+        text, printed = report.fill(
+            _LIST.format(label=label, command=study.command), report.texts(study, runs), f"runs/{label}"
+        )
+        (folder / f"{label}.md").write_text(text, "utf-8")
+        records[f"runs/{label}.md"] = report.record(study, runs, printed)
+        for run in runs:
+            key = run.spec.key
+            if key in written:
+                continue
+            written.add(key)
+            sections.append({"file": f"runs/{key}"})
+            page = _RUN.format(
+                badge=report.badge(study, [run]), label=label, command=study.command, key=key, **_named(run)
+            )
+            text, printed = report.fill(page, texts(run), f"runs/{key}")
+            (folder / f"{key}.md").write_text(text, "utf-8")
+            records[f"runs/{key}.md"] = {"run": key, "printed": printed}
+            figure = plots.training_curves([run])
+            figure.savefig(folder / f"{key}.png")
+            plt.close(figure)
+        chapters.append({"file": f"runs/{label}", "sections": sections} if sections else {"file": f"runs/{label}"})
+    return {"caption": "Runs", "chapters": chapters}, records
+
+
+def _named(run: Run) -> dict[str, str]:
+    return {name: getattr(run.spec, name) for name in ("labels", "split", "dataset")}

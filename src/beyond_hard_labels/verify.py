@@ -1,0 +1,127 @@
+"""Two proofs: that printed numbers follow from stored predictions, and that a run can be made again."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+
+from beyond_hard_labels import InputError, report, run_pages, runs, study
+
+TOLERANCES = {"macro_accuracy": 0.02, "kl": 0.02}
+
+
+def faults(book: Path) -> tuple[int, list[str]]:
+    """Compute every number and table of a staged book again from the stored predictions.
+
+    Returns
+    -------
+    tuple
+        How many texts were checked, and one line for each that differs: page, name, what is printed,
+        what the predictions give. A file of a run that is not as it was stored is a fault, too.
+    """
+    checked, found, keys, known = 0, [], set(), {}
+    for where, text, record in printed(book):
+        made_of = json.dumps({name: part for name, part in record.items() if name != "printed"})
+        if made_of not in known:
+            known[made_of] = _texts(record)
+            keys |= set(record.get("runs", [record.get("run")]))
+        for name, before in record["printed"].items():
+            checked += 1
+            value = known[made_of][name]
+            now = value() if callable(value) else value
+            found += [f"{where}: {name} {difference}" for difference in _differences(before, now)]
+            if before not in text:
+                found.append(f"{where}: {name} was recorded as {_short(before)}, which the page does not show")
+    for run in map(_load, sorted(keys)):
+        found += [
+            f"run {run.spec.key} ({run.spec.labels} labels, split {run.spec.split}): {name} is not as it was stored"
+            for name in runs.changed_files(run)
+        ]
+    return checked, found
+
+
+def printed(book: Path) -> Iterator[tuple[str, str, dict]]:
+    """Yield place, shown text and record of everything that a staged book prints from runs."""
+    records = book / "printed.json"
+    if not records.is_file():
+        raise InputError(f"there is no book at {book}; build one with 'bhl book'")
+    for page, record in json.loads(records.read_text("utf-8")).items():
+        yield page, (book / page).read_text("utf-8"), record
+    for path in sorted((book / "notebooks").glob("*.ipynb")):
+        yield from printed_in(path)
+
+
+def printed_in(notebook: Path) -> Iterator[tuple[str, str, dict]]:
+    """Yield place, shown text and record of what an executed notebook prints from runs."""
+    for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells, start=1):
+        for output in cell.get("outputs", []):
+            if record := output.get("metadata", {}).get("beyond_hard_labels"):
+                yield f"{notebook.stem}, cell {number}", output.data["text/markdown"], record
+
+
+def runs_of(record: dict) -> tuple[study.Study, list[runs.Run]]:
+    """Return the study and the runs that a record of a page or an output names."""
+    return study.plan(**record["study"]), [_load(key) for key in record["runs"]]
+
+
+def _load(key: str) -> runs.Run:
+    return runs.load(runs.build_folder() / "runs" / key)
+
+
+def _texts(record: dict) -> dict:
+    return run_pages.texts(_load(record["run"])) if "run" in record else report.texts(*runs_of(record))
+
+
+def _differences(before: str, now: str) -> list[str]:
+    """Say how two texts differ; of a table, row by row, and without the link to its CSV."""
+    lines = [[line for line in text.splitlines() if not line.startswith("<a class")] for text in (before, now)]
+    if len(lines[0]) != len(lines[1]):
+        return [f"has {len(lines[0])} lines, the stored predictions give {len(lines[1])}"]
+    return [
+        f"is printed as {_short(old)}, the stored predictions give {_short(new)}"
+        for old, new in zip(*lines, strict=True)
+        if old != new
+    ]
+
+
+def _short(text: str) -> str:
+    """Return a line without what the eye does not see."""
+    plain = report.plain(text).strip("| ")
+    return f"'{plain}'"
+
+
+def compare(run: runs.Run, tolerances: dict[str, float]) -> tuple[pd.DataFrame, bool, bool]:
+    """Train a run's spec again, beside the store, and hold the two against each other.
+
+    Parameters
+    ----------
+    run : Run
+    tolerances : dict of str to float
+        The largest difference that counts as the same result, by metric. The defaults stand for
+        another device, other versions or another number of threads; otherwise results are equal.
+
+    Returns
+    -------
+    tuple
+        One row a metric; whether all differences are within their tolerances; whether the predictions
+        are equal to the last bit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        again = study.execute(run.spec, store=Path(folder))
+    rows = [
+        {
+            "metric": name,
+            "stored": run.metrics[name],
+            "again": again.metrics[name],
+            "difference": again.metrics[name] - run.metrics[name],
+            "tolerance": tolerance,
+        }
+        for name, tolerance in tolerances.items()
+    ]
+    table = pd.DataFrame(rows)
+    within = bool((table["difference"].abs() <= table["tolerance"]).all())
+    return table, within, np.array_equal(again.predicted, run.predicted)
