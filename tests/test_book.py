@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 
@@ -63,7 +64,7 @@ def built(project, small, **options):
 def test_a_page_shows_the_number_of_the_run(project, small):
     page = built(project, small)
     shown = (page.parent / "book" / "intro.html").read_text()
-    assert report.numbers(small, study.ensure(small))["soft.kl"] in shown
+    assert report.plain(report.texts(small, study.ensure(small))["soft.kl"]) in shown
     assert "{{" not in shown
 
 
@@ -95,20 +96,83 @@ def test_an_unknown_placeholder_stops_the_build_and_is_named_with_its_line(proje
 def test_a_failing_cell_stops_the_build_with_its_traceback_and_keeps_the_last_copy(project, small):
     built(project, small)
     nbformat.write(notebook("1 / 0"), project / "notebooks" / "01_one.ipynb")
-    with pytest.raises(book.BookError, match=r"(?s)notebook 01_one failed.*1 / 0.*ZeroDivisionError"):
+    with pytest.raises(book.BookError, match=r"(?s)notebook 01_one failed in cell 2.*1 / 0.*ZeroDivisionError"):
         built(project, small)
     kept = nbformat.read(runs.build_folder() / "executed" / "01_one.ipynb", as_version=4)
     assert kept.cells[-1].outputs[0].data["text/plain"] == "2"
     assert (runs.build_folder() / "book" / "_build" / "html" / "index.html").is_file()
 
 
-def test_a_kernel_that_is_killed_stops_the_build(project, small):
-    nbformat.write(
-        notebook("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), project / "notebooks/01_one.ipynb"
-    )
-    with pytest.raises(book.BookError, match="notebook 01_one failed"):
-        built(project, small)
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))"
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        pytest.param(
+            ["1 + 1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"],
+            r"failed in cell 3 .*os\.kill.*its kernel died: killed, or out of memory \(it held \d",
+            id="killed, as by the system when memory runs out",
+        ),
+        pytest.param(["import os; os.abort()"], r"failed in cell 2 .*os\.abort.*its kernel died", id="aborted"),
+        pytest.param(
+            [LIMIT, "print('before')\nx = bytearray(2**33)"],
+            r"failed in cell 3 .*bytearray.*\| before.*MemoryError",
+            id="out of memory, as Python sees it",
+        ),
+        pytest.param(
+            ["print('waiting', flush=True)\nimport time; time.sleep(60)", "1"],
+            r"failed in cell 2 .*time\.sleep.*\| waiting.*timed out .* after 5 seconds",
+            id="time limit",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("without_pages")
+def test_every_way_to_die_names_notebook_cell_and_last_lines_and_publishes_nothing(project, small, cells, message):
+    nbformat.write(notebook(*cells), project / "notebooks" / "01_one.ipynb")
+    with pytest.raises(book.BookError, match=f"(?s)notebook 01_one {message}"):
+        built(project, small, cell_timeout=5)
     assert not (runs.build_folder() / "executed" / "01_one.ipynb").exists()
+    assert not (runs.build_folder() / "book").exists()
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_all_failures_of_notebooks_in_parallel_are_told(project, small):
+    nbformat.write(notebook("1 / 0"), project / "notebooks" / "01_one.ipynb")
+    nbformat.write(notebook("[][1]"), project / "notebooks" / "02_two.ipynb")
+    with (project / "_toc.yml").open("a") as toc:
+        toc.write("  - file: notebooks/02_two\n")
+    with pytest.raises(book.BookError, match=r"(?s)01_one failed.*ZeroDivisionError.*02_two failed.*IndexError"):
+        book.make(small, workers=2)
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_notebooks_run_in_parallel_processes(project, small):
+    wait = "import pathlib, time\npathlib.Path('{0}').touch()\nwhile not pathlib.Path('{1}').exists(): time.sleep(0.1)"
+    for name, mine, other in (("01_one", "a", "b"), ("02_two", "b", "a")):
+        nbformat.write(notebook(wait.format(mine, other)), project / "notebooks" / f"{name}.ipynb")
+    with (project / "_toc.yml").open("a") as toc:
+        toc.write("  - file: notebooks/02_two\n")
+    book.make(small, workers=2, cell_timeout=60)  # each waits for the other
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_a_stripped_copy_is_not_published(project, small):
+    built(project, small)
+    path = runs.build_folder() / "executed" / "01_one.ipynb"
+    copy = nbformat.read(path, as_version=4)
+    copy.cells[-1].update(outputs=[], execution_count=None)
+    nbformat.write(copy, path)
+    with pytest.raises(book.BookError, match=r"01_one is not whole, see .*: cell 2 never ran"):
+        built(project, small)
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_a_missing_file_of_a_run_stops_the_build_and_is_named(project, small):
+    built(project, small)
+    (runs.build_folder() / "runs" / small.spec("hard", 0).key / "features.npz").unlink()
+    with pytest.raises(InputError, match=r"is not whole, features\.npz not found"):
+        built(project, small)
 
 
 def test_a_cell_that_writes_to_stderr_stops_the_build(project, small):
@@ -176,6 +240,29 @@ def test_an_edited_cell_executes_the_notebook_again_and_says_why(project, small,
     nbformat.write(notebook(source), project / "notebooks" / "01_one.ipynb")
     built(project, small)
     assert f"01_one is executed: {reason}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_other_results_of_the_runs_execute_the_notebooks_that_read_them_and_no_others(project, small, capsys):
+    nbformat.write(
+        notebook("from beyond_hard_labels.study import ensure, plan", f"len(ensure(plan('smoke', **{TINY})))"),
+        project / "notebooks" / "02_two.ipynb",
+    )
+    with (project / "_toc.yml").open("a") as toc:
+        toc.write("  - file: notebooks/02_two\n")
+    built(project, small)
+    path = runs.build_folder() / "runs" / small.spec("soft", 0).key / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"code": "older"}))  # trained again, to the same files
+    built(project, small)
+    assert "02_two is kept" in capsys.readouterr().err
+    (path.parent / "history.csv").write_text((path.parent / "history.csv").read_text().replace("\n1,", "\n1.0,"))
+    manifest["files"]["history.csv"] = runs.checksum(path.parent / "history.csv")
+    path.write_text(json.dumps(manifest))
+    built(project, small)
+    told = capsys.readouterr().err
+    assert "02_two is executed: runs changed" in told
+    assert "01_one is kept: fresh" in told
 
 
 def test_a_changed_module_executes_the_notebooks_that_use_it_and_no_others(project, monkeypatch, small):

@@ -1,3 +1,5 @@
+import base64
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,7 +7,7 @@ import pandas as pd
 import pytest
 
 from beyond_hard_labels import InputError, report, study
-from beyond_hard_labels.metrics import Interval, corrected_t
+from beyond_hard_labels.metrics import Interval, corrected_t, kl
 from conftest import TINY
 
 
@@ -17,7 +19,7 @@ def finished():
 
 def test_table_one_is_the_mean_and_deviation_of_the_runs_beside_the_papers_numbers(finished):
     _, found = finished
-    table = report.table_one(found).set_index("source")
+    table = report.table_one(found).set_index("source").rename(index=report.plain)
     kl = [run.metrics["kl"] for run in found if run.spec.labels == "soft"]
     cell = table.loc["this book", "soft: KL to soft truth ↓"].strip("*")
     assert cell == f"{np.mean(kl):.4f} ± {np.std(kl, ddof=1):.4f}"
@@ -61,29 +63,54 @@ def test_the_epoch_that_reaches_an_accuracy_is_that_of_the_mean_over_splits():
     ],
 )
 def test_a_verdict_follows_the_interval_whichever_way_it_falls(interval, name, expected):
-    import re
-
-    assert re.search(expected, report.verdict(Interval(*interval, p=0.0), name))
+    assert re.search(expected, "".join(report.verdict(Interval(*interval, p=0.0), name)))
 
 
 def test_placeholders_are_filled_and_unknown_ones_named_with_place(finished):
-    named = report.numbers(*finished)
-    assert report.fill("{{ profile }} and {{soft.kl}}", named, "x") == f"smoke and {named['soft.kl']}"
+    named = report.texts(*finished)
+    text, printed = report.fill("{{ profile }} and {{soft.kl}}", named, "x")
+    assert text == f"smoke and {named['soft.kl']}"
+    assert printed == {name: named[name] for name in ("profile", "soft.kl")}
     with pytest.raises(InputError, match=r"page\.md, line 2: unknown placeholder 'soft\.k'.*soft\.kl"):
         report.fill("one\n{{ soft.k }}", named, "page.md")
+
+
+def test_every_number_of_a_run_links_to_the_page_of_its_runs(finished):
+    label = report.label(finished[1])
+    for name, text in report.texts(*finished).items():
+        if name.startswith(("soft.", "hard.", "verdict.")):
+            assert f"](#{label})" in text, name
+    for row in report.run_table(finished[1])["run"]:
+        assert re.fullmatch(r"\[`(\w{12})`\]\(#run-\1\)", row)
+
+
+def test_a_notebook_shows_markdown_and_carries_the_record_of_its_numbers(finished):
+    data, metadata = report.say("KL {{ soft.kl }}", *finished)._repr_mimebundle_()
+    record = metadata["beyond_hard_labels"]
+    assert data["text/markdown"] == f"KL {record['printed']['soft.kl']}"
+    assert record["runs"] == [run.spec.key for run in finished[1]]
+    assert study.plan(**record["study"]) == finished[0]
 
 
 def test_every_page_can_be_filled(finished):
     from conftest import ROOT
 
-    tables = {f"table.{name}": "" for name in ("one", "runs", "machine", "versions", "notebooks", "parameters")}
+    tables = {f"table.{name}": "" for name in ("machine", "versions", "notebooks")}
     for page in (ROOT / "book").glob("*.md"):
-        report.fill(page.read_text("utf-8"), report.numbers(*finished) | tables | {"command": ""}, page.name)
+        report.fill(page.read_text("utf-8"), report.texts(*finished) | tables, page.name)
 
 
 def test_a_markdown_table_puts_numbers_to_the_right_and_shows_gaps():
-    lines = report.markdown_table(pd.DataFrame({"a": ["x", "y"], "b": ["**1.0**", None]})).splitlines()
-    assert lines == ["| a | b |", "| :--- | ---: |", "| x | **1.0** |", "| y | – |"]
+    frame = pd.DataFrame({"a": ["x", "2 y"], "b": ["**1.0**", None], "c": ["0.1 ± 0.2", "[-1.0, +2.0]"]})
+    lines = report.markdown_table(frame).splitlines()
+    assert lines[1] == "| :--- | ---: | ---: |"
+    assert lines[2:4] == ["| x | **1.0** | 0.1 ± 0.2 |", "| 2 y | – | [-1.0, +2.0] |"]
+
+
+def test_a_table_can_be_downloaded_as_csv_without_the_marks_of_type_and_links():
+    frame = pd.DataFrame({"run": ["[`ab`](#run-ab)"], "x": ["**1.5**"], "i": ["[0.1 (from [-1, 2])](#runs-1)"]})
+    address = re.search(r'download="t.csv" href="data:text/csv;base64,([^"]+)"', report.markdown_table(frame, "t"))[1]
+    assert base64.b64decode(address).decode() == 'run,x,i\nab,1.5,"0.1 (from [-1, 2])"\n'
 
 
 def test_the_spread_of_ambiguity_runs_from_the_surest_to_the_least_sure():
@@ -93,3 +120,12 @@ def test_the_spread_of_ambiguity_runs_from_the_surest_to_the_least_sure():
 
 def test_top_classes_leave_out_what_is_impossible():
     assert report.top_classes(np.array([[1.0, 0], [0.3, 0.7]]), ("rc", "gc")) == ["rc 1.00", "gc 0.70, rc 0.30"]
+
+
+def test_the_most_ambiguous_and_the_most_wrong_come_first(finished):
+    assert report.most_ambiguous(np.array([[0.5, 0.5], [1.0, 0.0], [0.8, 0.2]]), 2).tolist() == [0, 2]
+    run = finished[1][0]
+    worst = report.most_wrong(run, 3)
+    rows = [kl(run.truth[[i]], run.predicted[[i]]) for i in range(len(run.truth))]
+    assert [rows[i] for i in worst] == sorted(rows, reverse=True)[:3]
+    assert report.kl_titles(run, worst)[0] == f"KL {max(rows):.2f}"

@@ -58,6 +58,22 @@ def test_a_run_whose_code_data_or_versions_changed_is_trained_again(spec, part):
     assert runs.find(spec) is not None
 
 
+@pytest.mark.parametrize("name", [*runs.FILES, "manifest.json"])
+def test_a_run_with_a_missing_file_is_refused_with_its_name(spec, name):
+    run, _ = study.find_or_train(spec)
+    (run.folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{spec.key} is not whole, {name} not found; remove the folder"):
+        runs.find(spec)
+
+
+def test_the_manifest_knows_every_file_as_it_was_stored(spec):
+    run, _ = study.find_or_train(spec)
+    assert runs.changed_files(run) == []
+    with (run.folder / "history.csv").open("a") as file:
+        file.write(" ")
+    assert runs.changed_files(run) == ["history.csv"]
+
+
 def test_comments_docstrings_and_blank_lines_are_no_code():
     plain = "def f(x):\n    return x  # why\n"
     dressed = '"""Module."""\n\n\ndef f(x):\n    """Say."""\n    # more\n    return x\n'

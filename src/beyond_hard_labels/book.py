@@ -217,7 +217,7 @@ def execute(source: Path, target: Path, study: Study, cell_timeout: float) -> No
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns at every start that it speaks TCP
         )
     except Exception as error:  # papermill, nbclient and zmq each have their own; all mean that the book stops
-        raise BookError(_failure(failed, source.stem, error)) from error
+        raise BookError(_failure(source, failed, error)) from error
     notebook = nbformat.read(failed, as_version=4)
     if faults := unfinished(notebook):
         raise BookError(f"notebook {source.stem} is not whole, see {failed}: " + "; ".join(faults))
@@ -231,7 +231,7 @@ def execute(source: Path, target: Path, study: Study, cell_timeout: float) -> No
     failed.replace(target)
 
 
-def _failure(failed: Path, name: str, error: Exception) -> str:
+def _failure(source: Path, failed: Path, error: Exception) -> str:
     """Say which cell of a notebook failed, how, and its last lines."""
     reason = f"{type(error).__name__}: {error}"
     if "Kernel died" in str(error):
@@ -239,16 +239,16 @@ def _failure(failed: Path, name: str, error: Exception) -> str:
         reason = f"its kernel died: killed, or out of memory (it held {peak:.1f} GiB at most)"
     elif "timed out" in str(error).lower():
         reason = str(error).splitlines()[0]
-    started = []
-    if failed.is_file():
-        cells = enumerate(nbformat.read(failed, as_version=4).cells, start=1)
-        started = [(n, cell) for n, cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    cells = nbformat.read(failed, as_version=4).cells if failed.is_file() else []
+    started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     if not started:
-        return f"notebook {name} failed before its first cell: {reason}"
-    number, cell = started[-1]
-    printed = [line for output in cell.outputs for line in output.get("text", "").splitlines()]
-    lines = ["  | " + line for line in [*cell.source.splitlines()[-4:], *printed[-8:]]]
-    return "\n".join([f"notebook {name} failed in cell {number}, see {failed}", *lines, reason])
+        return f"notebook {source.stem} failed before its first cell: {reason}"
+    last = started[-1]
+    place = [cell.id for cell in nbformat.read(source, as_version=4).cells]  # papermill adds cells of its own
+    where = f"cell {place.index(last.id) + 1} ({last.id})" if last.id in place else "its parameters"
+    printed = [line for output in last.outputs for line in output.get("text", "").splitlines()]
+    lines = ["  | " + line for line in [*last.source.splitlines()[-4:], *printed[-8:]]]
+    return "\n".join([f"notebook {source.stem} failed in {where}, see {failed}", *lines, reason])
 
 
 def unfinished(notebook: nbformat.NotebookNode) -> list[str]:

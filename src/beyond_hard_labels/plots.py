@@ -60,23 +60,28 @@ def class_sizes(truth: np.ndarray, pure: np.ndarray, class_names: tuple[str, ...
     return figure
 
 
-def distributions(rows: dict[str, np.ndarray], titles: list[str], class_names: tuple[str, ...]) -> plt.Figure:
-    """Show label distributions as bars: one panel an image, one colour a named (N, K) array."""
+def distributions(
+    images: np.ndarray, rows: dict[str, np.ndarray], titles: list[str], class_names: tuple[str, ...]
+) -> plt.Figure:
+    """Show images (N, C, H, W) above their label distributions as bars, one colour a named (N, K) array.
+
+    Names that begin with hard or soft get the colour of that arm, all others are grey.
+    """
     n = len(titles)
-    figure, axes = plt.subplots(1, n, figsize=(1.9 * n, 2.7), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(2, n, figsize=(1.9 * n, 4.1), sharey="row", squeeze=False, height_ratios=(1, 1.6))
     width = 0.8 / len(rows)
-    palette = sns.color_palette("colorblind", len(rows))
-    for i, axis in enumerate(axes[0]):
+    for i, (picture, axis) in enumerate(axes.T):
+        picture.imshow(images[i].transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+        picture.set_title(titles[i], fontsize=9)
+        picture.axis("off")
         for j, (name, array) in enumerate(rows.items()):
-            axis.bar(
-                np.arange(len(class_names)) + (j + 0.5) * width - 0.4, array[i], width, label=name, color=palette[j]
-            )
+            place = np.arange(len(class_names)) + (j + 0.5) * width - 0.4
+            axis.bar(place, array[i], width, label=name, color=ARM_COLOURS.get(name[:4], "#7F7F7F"))
         axis.set_xticks(range(len(class_names)), class_names)
-        axis.set_title(titles[i], fontsize=9)
         axis.grid(axis="x", visible=False)
-    axes[0, 0].set_ylabel("probability")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    axes[1, 0].set_ylabel("probability")
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     return figure
 
 

@@ -214,6 +214,27 @@ def spread_of_ambiguity(truth: np.ndarray, n: int) -> np.ndarray:
     return order[np.linspace(0, len(order) - 1, n).round().astype(int)]
 
 
+def most_wrong(run: Run, n: int) -> np.ndarray:
+    """Return the n test images of a run with the largest KL between truth and prediction, worst first."""
+    return np.argsort(-metrics.kl_rows(run.truth, run.predicted), kind="stable")[:n]
+
+
+def most_ambiguous(truth: np.ndarray, n: int) -> np.ndarray:
+    """Return the n rows of the largest entropy, the most ambiguous first."""
+    return np.argsort(-metrics.entropy(truth), kind="stable")[:n]
+
+
+def kl_titles(run: Run, rows: np.ndarray) -> list[str]:
+    """Return the KL between truth and prediction of some test images as titles of pictures."""
+    return [f"KL {value:.2f}" for value in metrics.kl_rows(run.truth[rows], run.predicted[rows])]
+
+
+def judged(runs: dict[str, Run], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the truth and each arm's prediction of some test images, by names for a figure."""
+    truth = next(iter(runs.values())).truth
+    return {"truth": truth[rows]} | {f"{arm} labels": run.predicted[rows] for arm, run in runs.items()}
+
+
 def calibration_table(data: LabelledImages) -> pd.DataFrame:
     """Return the moments of each channel beside the published ones."""
     ours = describe(data)
@@ -358,7 +379,8 @@ def markdown_table(frame: pd.DataFrame, name: str = "table") -> str:
     """Return a table as Markdown, text to the left and numbers to the right, with a link to it as CSV."""
     cells = [["–" if pd.isna(value) else str(value) for value in row] for row in frame.to_numpy(dtype=object)]
     bare = [[plain(cell) for cell in row] for row in cells]
-    numeric = [pd.to_numeric(pd.Series(c), errors="coerce").notna().any() for c in zip(*bare, strict=True)]
+    number = re.compile(r"[\[<+-]* ?\d[^a-z]*")  # also with a deviation, or as an interval
+    numeric = [all(number.fullmatch(cell) for cell in column if cell) for column in zip(*bare, strict=True)]
     lines = [list(frame.columns), ["---:" if n else ":---" for n in numeric], *cells]
     csv = pd.DataFrame(bare, columns=[plain(column) for column in frame.columns]).to_csv(index=False)
     address = "data:text/csv;base64," + base64.b64encode(csv.encode()).decode()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from beyond_hard_labels import plots, report
-from beyond_hard_labels.runs import FILES, Run
-from beyond_hard_labels.study import Study, valid_parameters
+from beyond_hard_labels.parameters import options
+from beyond_hard_labels.runs import FILES, Run, RunSpec
+from beyond_hard_labels.study import Study
 
 _LIST = """({label})=
 # Runs of `{command}`
@@ -87,9 +88,9 @@ bhl compare {key}
 
 def texts(run: Run) -> dict[str, Callable[[], str]]:
     """Return the tables of a run's page, by the names of their placeholders."""
-    manifest, fields = run.manifest, valid_parameters()
+    manifest, fields = run.manifest, options(RunSpec)
     spec = [
-        (f"`{name}`", f"`{value}`", fields[name].metadata["doc"] if name in fields else "")
+        (f"`{name}`", f"`{value}`", fields[name].metadata["doc"])
         for name, value in asdict(run.spec).items()
         if value != ""
     ]

@@ -76,7 +76,7 @@ def plan(profile: str = "quick", **overrides) -> Study:
         On unknown names, wrong types and values out of range; see `parameters.check`.
     """
     check(valid_parameters(), {"profile": profile})
-    changed = check(valid_parameters(), overrides)
+    changed = dict(sorted(check(valid_parameters(), overrides).items()))
     values = {"protocol": "as_written", **_read(profile)}
     if changed.get("protocol") == "as_run":
         values |= _read("as_run")

@@ -23,7 +23,7 @@ def faults(book: Path) -> tuple[int, list[str]]:
         How many texts were checked, and one line for each that differs: page, name, what is printed,
         what the predictions give. A file of a run that is not as it was stored is a fault, too.
     """
-    checked, found, keys, known = 0, [], set(), {}
+    checked, differing, keys, known = 0, [], set(), {}
     for where, text, record in printed(book):
         made_of = json.dumps({name: part for name, part in record.items() if name != "printed"})
         if made_of not in known:
@@ -33,15 +33,15 @@ def faults(book: Path) -> tuple[int, list[str]]:
             checked += 1
             value = known[made_of][name]
             now = value() if callable(value) else value
-            found += [f"{where}: {name} {difference}" for difference in _differences(before, now)]
+            differing += [f"{where}: {name} {difference}" for difference in _differences(before, now)]
             if before not in text:
-                found.append(f"{where}: {name} was recorded as {_short(before)}, which the page does not show")
-    for run in map(_load, sorted(keys)):
-        found += [
-            f"run {run.spec.key} ({run.spec.labels} labels, split {run.spec.split}): {name} is not as it was stored"
-            for name in runs.changed_files(run)
-        ]
-    return checked, found
+                differing.append(f"{where}: {name} was recorded as {_short(before)}, which the page does not show")
+    changed = [
+        f"run {run.spec.key} ({run.spec.labels} labels, split {run.spec.split}): {name} is not as it was stored"
+        for run in map(_load, sorted(keys))
+        for name in runs.changed_files(run)
+    ]
+    return checked, changed + differing
 
 
 def printed(book: Path) -> Iterator[tuple[str, str, dict]]:
