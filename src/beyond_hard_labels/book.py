@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -91,25 +90,28 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
 def _execute_all(
     sources: Path, copies: Path, names: Iterable[str], study: Study, cell_timeout: float, workers: int | None
 ) -> None:
-    """Execute notebooks in parallel, each in a process of its own, since papermill changes the folder of its process.
+    """Execute notebooks in parallel processes, since papermill changes the folder of its process.
 
     All are executed to their end, then the failures are raised together.
     """
     copies.mkdir(parents=True, exist_ok=True)
-    failures = []
-    workers = workers or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = [
-            pool.submit(execute, sources / f"{name}.ipynb", copies / f"{name}.ipynb", study, cell_timeout)
-            for name in names
-        ]
-        for future in futures:
-            try:
-                future.result()
-            except BookError as error:
-                failures.append(str(error))
-    if failures:
-        raise BookError("\n\n".join(failures))
+    calls = [(sources / f"{name}.ipynb", copies / f"{name}.ipynb", study, cell_timeout) for name in names]
+    workers = min(workers or len(os.sched_getaffinity(0)), len(calls))
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            failures = list(pool.map(_try_to_execute, calls))
+    else:
+        failures = [_try_to_execute(call) for call in calls]
+    if any(failures):
+        raise BookError("\n\n".join(filter(None, failures)))
+
+
+def _try_to_execute(call: tuple) -> str:
+    try:
+        execute(*call)
+    except BookError as error:
+        return str(error)
+    return ""
 
 
 def _verify(stage: Path) -> None:
@@ -235,8 +237,7 @@ def _failure(source: Path, failed: Path, error: Exception) -> str:
     """Say which cell of a notebook failed, how, and its last lines."""
     reason = f"{type(error).__name__}: {error}"
     if "Kernel died" in str(error):
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        reason = f"its kernel died: killed, or out of memory (it held {peak:.1f} GiB at most)"
+        reason = "its kernel died: killed, or out of memory"
     elif "timed out" in str(error).lower():
         reason = str(error).splitlines()[0]
     cells = nbformat.read(failed, as_version=4).cells if failed.is_file() else []
@@ -257,7 +258,7 @@ def unfinished(notebook: nbformat.NotebookNode) -> list[str]:
     Papermill's own record is no proof: it calls a cell completed whose kernel was killed.
     """
     faults = []
-    for number, cell in enumerate(notebook.cells, start=1):
+    for number, cell in verify.numbered(notebook):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         if cell.execution_count is None:

@@ -57,10 +57,18 @@ def printed(book: Path) -> Iterator[tuple[str, str, dict]]:
 
 def printed_in(notebook: Path) -> Iterator[tuple[str, str, dict]]:
     """Yield place, shown text and record of what an executed notebook prints from runs."""
-    for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells, start=1):
+    for number, cell in numbered(nbformat.read(notebook, as_version=4)):
         for output in cell.get("outputs", []):
             if record := output.get("metadata", {}).get("beyond_hard_labels"):
                 yield f"{notebook.stem}, cell {number}", output.data["text/markdown"], record
+
+
+def numbered(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, nbformat.NotebookNode]]:
+    """Yield the cells with their numbers in the source, which lacks the parameters that papermill injects."""
+    number = 0
+    for cell in notebook.cells:
+        number += "injected-parameters" not in cell.metadata.get("tags", [])
+        yield number, cell
 
 
 def runs_of(record: dict) -> tuple[study.Study, list[runs.Run]]:
