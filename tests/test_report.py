@@ -76,9 +76,13 @@ def test_placeholders_are_filled_and_unknown_ones_named_with_place(finished):
 def test_every_page_can_be_filled(finished):
     from conftest import ROOT
 
-    tables = {f"table.{name}": "" for name in ("one", "runs", "machine", "versions", "notebooks", "parameters")}
+    tables = {
+        f"table.{name}": "" for name in ("one", "runs", "machine", "versions", "notebooks", "parameters", "last_epoch")
+    }
     for page in (ROOT / "book").glob("*.md"):
-        report.fill(page.read_text("utf-8"), report.numbers(*finished) | tables | {"command": ""}, page.name)
+        report.fill(
+            page.read_text("utf-8"), report.numbers(*finished) | tables | {"command": "", "explorer": ""}, page.name
+        )
 
 
 def test_a_markdown_table_puts_numbers_to_the_right_and_shows_gaps():

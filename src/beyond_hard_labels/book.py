@@ -25,7 +25,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from beyond_hard_labels import InputError, report, runs
+from beyond_hard_labels import InputError, interactive, report, runs
 from beyond_hard_labels.study import Study, ensure
 
 _SHOWN_PACKAGES = (
@@ -255,6 +255,7 @@ def _page_tables(study: Study, found: list[runs.Run], executed: Path, names: lis
         "runs": report.run_table(found),
         "one": report.table_one(found),
         "parameters": report.parameter_table(study),
+        "last_epoch": interactive.last_epoch(found),
         "notebooks": pd.DataFrame({"notebook": list(seconds), "seconds": [f"{s:.1f}" for s in seconds.values()]}),
         "machine": pd.DataFrame(runs.machine(found[0].spec.device).items(), columns=["what", "value"]),
         "versions": pd.DataFrame(
@@ -262,7 +263,8 @@ def _page_tables(study: Study, found: list[runs.Run], executed: Path, names: lis
         ),
     }
     return {f"table.{name}": report.markdown_table(frame) for name, frame in tables.items()} | {
-        "command": study.command
+        "command": study.command,
+        "explorer": interactive.explorer(found, study.command),
     }
 
 
