@@ -262,7 +262,7 @@ def _widget(name: str, body: str, content: dict, library: str, without: str) -> 
         resources.files("beyond_hard_labels").joinpath(f"interactive.{kind}").read_text("utf-8")
         for kind in ("js", "css")
     )
-    packed = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
+    packed = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     scripts = "".join(f"<script>{script}</script>\n" for script in (library, code) if script)
     return f"""<div class="bhl" data-widget="{name}"><style>{style}</style>
 <noscript><p>{without}</p></noscript><div class="bhl-live" hidden>{body}</div>
