@@ -218,6 +218,15 @@ def test_an_edited_script_or_style_counts_as_changed_code(tmp_path, monkeypatch,
     assert runs.code_fingerprint.__wrapped__("interactive") != before
 
 
+def eventually(page, check):
+    """Whether a check comes true; pages draw when the browser finds time."""
+    for _ in range(50):
+        if check():
+            return True
+        page.wait_for_timeout(100)
+    return False
+
+
 class Maps:
     """The linked maps of few images in a page, and where on the screen a point should be."""
 
@@ -246,12 +255,18 @@ class Maps:
         return line, np.array(cells, float)
 
     def shows(self, page, i):
+        return eventually(page, lambda: self._shows(page, i))
+
+    def _shows(self, page, i):
         line, cells = self.panel(page)
         expected = np.stack([self.data.truth[self.index][i], *(self.predicted[arm][i] for arm in ARMS)], axis=1)
         return line.startswith(f"{self.data.ids[self.index[i]]}:") and np.abs(cells - expected).max() < 0.00051
 
-    def lit(self, page, arm):
-        """The points around which a black ring is drawn."""
+    def lights_up(self, page, i):
+        """Whether a ring comes to be drawn around this point on both maps, and around no other."""
+        return eventually(page, lambda: [self._lit(page, arm) for arm in ARMS] == [[i], [i]])
+
+    def _lit(self, page, arm):
         pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L")).astype(int)
         found = []
         for i in range(len(self.index)):
@@ -274,19 +289,16 @@ def test_pointing_at_an_image_shows_it_and_lights_it_up_on_both_maps(visit, maps
     page = maps.ready(visit(maps.path))
     for i in (3, 31, 48):
         page.mouse.move(*maps.place(page, arm, i))
-        page.wait_for_timeout(100)
         assert maps.shows(page, i)
-        assert [maps.lit(page, each) for each in ARMS] == [[i], [i]]
+        assert maps.lights_up(page, i)
 
 
 def test_a_click_keeps_an_image_and_pointing_elsewhere_only_looks(visit, maps):
     page = maps.ready(visit(maps.path))
     page.mouse.click(*maps.place(page, "soft", 7))
     page.mouse.move(*maps.place(page, "hard", 20))
-    page.wait_for_timeout(100)
     assert maps.shows(page, 20)
     page.mouse.move(2, 2)
-    page.wait_for_timeout(100)
     assert maps.shows(page, 7)
 
 
@@ -321,39 +333,45 @@ def test_another_colour_is_another_order_and_each_map_shows_its_own_predictions(
     page = maps.ready(visit(maps.path))
     page.mouse.click(*maps.place(page, "hard", 11))
     page.get_by_label("Colour and order by").select_option("predicted class")
-    page.wait_for_timeout(100)
-    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(float)
     palette = 255 * plots.class_palette(maps.data.class_names)
-    for arm in ARMS:
-        for i in range(len(maps.index)):
-            x, y = (round(at) for at in maps.place(page, arm, i))
-            distance = np.abs(palette - pixels[y, x]).max(axis=1)
-            assert distance.argmin() == maps.predicted[arm][i].argmax(), (arm, i)
+
+    def coloured_by_own_prediction():
+        pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(float)
+        for arm in ARMS:
+            places = [maps.place(page, arm, i) for i in range(len(maps.index))]
+            shown = np.stack([pixels[round(y), round(x)] for x, y in places])
+            nearest = np.abs(shown[:, None] - palette).max(axis=2).argmin(axis=1)
+            if not np.array_equal(nearest, maps.predicted[arm].argmax(axis=1)):
+                return False
+        return True
+
+    assert eventually(page, coloured_by_own_prediction)
     assert maps.shows(page, 11)
     page.get_by_label("Colour and order by").select_option("ambiguity")
     page.get_by_label("Step through the images").press("Home")
     assert maps.shows(page, metrics.entropy(maps.data.truth[maps.index]).argmin())
 
 
-def test_closer_brings_the_chosen_image_to_the_middle_of_both_maps(visit, maps):
+def test_closer_brings_the_chosen_image_to_the_middle_of_both_maps_and_back(visit, maps):
     page = maps.ready(visit(maps.path))
     page.mouse.click(*maps.place(page, "hard", 30))
-    page.get_by_role("button", name="Whole maps").focus()  # a map that was clicked has an outline until then
     page.mouse.move(2, 2)
-    page.wait_for_timeout(100)
-    before = page.locator(".bhl-pair").screenshot()
-    page.get_by_role("button", name="Closer").click()
-    page.mouse.move(2, 2)
-    page.wait_for_timeout(100)
-    for arm in ARMS:
-        box = page.locator(".bhl-map").nth(ARMS.index(arm)).bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    assert maps.lights_up(page, 30)
+
+    def ringed_in_the_middle():
         pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
-        assert max(pixels[round(y), round(x + d)] for d in (-9, 9)) < 100
+        for arm in ARMS:
+            box = page.locator(".bhl-map").nth(ARMS.index(arm)).bounding_box()
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            if max(pixels[round(y), round(x + d)] for d in (-9, 9)) >= 100:
+                return False
+        return True
+
+    assert not ringed_in_the_middle()
+    page.get_by_role("button", name="Closer").click()
+    assert eventually(page, ringed_in_the_middle)
     page.get_by_role("button", name="Whole maps").click()
-    page.mouse.move(2, 2)
-    page.wait_for_timeout(100)
-    assert page.locator(".bhl-pair").screenshot() == before
+    assert maps.lights_up(page, 30)
 
 
 def test_a_phone_stacks_the_maps_scrolls_only_down_and_takes_a_tap(visit, maps):
@@ -362,7 +380,6 @@ def test_a_phone_stacks_the_maps_scrolls_only_down_and_takes_a_tap(visit, maps):
     assert second["y"] >= first["y"] + first["height"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.touchscreen.tap(*maps.place(page, "soft", 25))
-    page.wait_for_timeout(100)
     assert maps.shows(page, 25)
 
 
@@ -372,7 +389,6 @@ def test_a_set_without_hues_in_grey_is_explored_by_its_classes(visit, tmp_path):
     offered = page.get_by_label("Colour and order by").locator("option").all_inner_texts()
     assert offered == ["ambiguity", "true classes, mixed", "predicted class"]
     page.mouse.move(*maps.place(page, "hard", 12))
-    page.wait_for_timeout(100)
     assert maps.shows(page, 12)
     assert page.locator(".bhl-panel tbody th").first.inner_text() == "class <0>"
 
@@ -391,8 +407,8 @@ DARK = "html { color-scheme: dark; --pst-color-surface: #29313d; background: #12
 
 @pytest.mark.parametrize("style", ["", DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("kind", ["maps", "explorer"])
-def test_axe_finds_no_serious_fault(visit, maps, tmp_path, kind, style):
-    path = maps.path if kind == "maps" else explore(tmp_path, 2)[1]
+def test_axe_finds_no_serious_fault(visit, maps, tmp_path, trained, kind, style):
+    path = maps.path if kind == "maps" else explore(tmp_path, trained, 2)[1]
     path.write_text(path.read_text().replace("<style>", f"<style>{style}", 1))
     page = visit(path)
     page.locator(".bhl tbody td").first.wait_for()
@@ -405,8 +421,8 @@ def test_axe_would_find_a_nameless_control(visit, maps):
     assert [name for name, _ in grave(page)] == ["button-name"]
 
 
-def test_without_scripts_a_sentence_stands_in_for_what_cannot_work(visit, maps, tmp_path):
-    _, knobs = explore(tmp_path, 1)
+def test_without_scripts_a_sentence_stands_in_for_what_cannot_work(visit, maps, tmp_path, trained):
+    _, knobs = explore(tmp_path, trained, 1)
     for path, sentence in ((maps.path, "The linked maps need scripts"), (knobs, "The knobs need scripts")):
         page = visit(path, java_script_enabled=False)
         assert page.locator("noscript p").is_visible()
@@ -414,16 +430,28 @@ def test_without_scripts_a_sentence_stands_in_for_what_cannot_work(visit, maps, 
         assert not page.locator(".bhl-live").is_visible()
 
 
-def explore(tmp_path, splits):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The runs of three splits, trained once for all tests here."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BHL_BUILD_DIR", str(folder))
+        for spec in study.plan("smoke", **(TINY | {"splits": 3})).specs():
+            study.execute(spec)
+    return folder / "runs"
+
+
+def explore(tmp_path, trained, splits):
     """The finished runs of a study, and the page to explore them."""
+    shutil.copytree(trained, runs.build_folder() / "runs")
     small = study.plan("smoke", **(TINY | {"splits": splits}))
-    found = [study.find_or_train(spec)[0] for spec in small.specs()]
+    found = [runs.find(spec) for spec in small.specs()]
     return found, written(tmp_path / "explorer.html", interactive.explorer(found, small.command))
 
 
 @pytest.fixture(params=[1, 3], ids=["one split", "three splits"])
-def explored(request, tmp_path):
-    return explore(tmp_path, request.param)
+def explored(request, tmp_path, trained):
+    return explore(tmp_path, trained, request.param)
 
 
 def rows_of(page):

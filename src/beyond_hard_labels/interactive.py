@@ -99,8 +99,8 @@ def linked_maps(
 def image_table(
     data: LabelledImages, index: np.ndarray, predicted: dict[str, np.ndarray], planes: dict[str, np.ndarray], n: int
 ) -> pd.DataFrame:
-    """Return n images, from the least to the most ambiguous: distributions and places on the maps."""
-    chosen = report.spread_of_ambiguity(data.truth[index], n)
+    """Return at most n images, from the least to the most ambiguous: distributions and places on the maps."""
+    chosen = report.spread_of_ambiguity(data.truth[index], min(n, len(index)))
     columns = {"image": [data.ids[i] for i in index[chosen]]}
     for name, rows in ({"true": data.truth[index]} | predicted).items():
         columns[name if name == "true" else f"{name} labels"] = report.top_classes(rows[chosen], data.class_names)
