@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from beyond_hard_labels import InputError, report, study
-from beyond_hard_labels.metrics import Interval, corrected_t, kl
+from beyond_hard_labels.metrics import Interval, corrected_t, entropy, kl
 from conftest import TINY
 
 
@@ -95,7 +95,7 @@ def test_a_notebook_shows_markdown_and_carries_the_record_of_its_numbers(finishe
 def test_every_page_can_be_filled(finished):
     from conftest import ROOT
 
-    tables = {f"table.{name}": "" for name in ("machine", "versions", "notebooks")}
+    tables = {f"table.{name}": "" for name in ("machine", "versions", "notebooks")} | {"explorer": ""}
     for page in (ROOT / "book").glob("*.md"):
         report.fill(page.read_text("utf-8"), report.texts(*finished) | tables, page.name)
 
@@ -129,3 +129,18 @@ def test_the_most_ambiguous_and_the_most_wrong_come_first(finished):
     rows = [kl(run.truth[[i]], run.predicted[[i]]) for i in range(len(run.truth))]
     assert [rows[i] for i in worst] == sorted(rows, reverse=True)[:3]
     assert report.kl_titles(run, worst)[0] == f"KL {max(rows):.2f}"
+
+
+def test_the_table_of_images_spreads_over_the_ambiguity_and_says_what_the_maps_say(finished, monkeypatch):
+    n = len(finished[1][0].index)
+    plane = np.arange(2.0 * n).reshape(n, 2)
+    monkeypatch.setattr(report, "map_of", lambda study, run: plane)
+    table, run = report.image_table(*finished, n=5), finished[1][0]
+    data = study.images_of(run.spec)
+    shown = [run.index.tolist().index(data.ids.index(name)) for name in table["image"]]
+    ambiguity = entropy(run.truth)
+    assert ambiguity[shown].tolist() == sorted(ambiguity[shown])
+    assert (ambiguity[shown[0]], ambiguity[shown[-1]]) == (ambiguity.min(), ambiguity.max())
+    for row, i in zip(table.to_dict("records"), shown, strict=True):
+        assert row["hard labels"].startswith(data.class_names[run.predicted[i].argmax()])
+        assert row["place, soft"] == "({:.1f}, {:.1f})".format(*plane[i])

@@ -304,7 +304,7 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     contents = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
     parts = contents.get("parts", [{"chapters": contents.pop("chapters", [])}])
     (stage / "_toc.yml").write_text(yaml.safe_dump(contents | {"parts": [*parts, part]}, sort_keys=False), "utf-8")
-    from_runs, named = report.texts(study, found), _page_tables(study, found, executed, names)
+    from_runs, named = run_pages.page_texts(study, found), _page_tables(study, found, executed, names)
     for page in sorted((stage / "book").glob("*.md")):
         text, printed = report.fill(page.read_text("utf-8"), from_runs | named, f"book/{page.name}")
         page.write_text(text, "utf-8")

@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic")
     run.add_argument("--labels", required=True, metavar="KIND", help="hard (majority) or soft (mean)")
     run.add_argument("--split", required=True, type=int, metavar="K", help="number of the random split, from 0")
+    run.add_argument("--epoch", type=int, metavar="E", help="print the validation metrics after this epoch instead")
     run.add_argument("--json", action="store_true", help="print key, folder, trained and metrics as JSON")
     _add_study_options(run)
 
@@ -176,13 +177,18 @@ def _compare(arguments) -> int:
 def _run(arguments) -> int:
     from beyond_hard_labels.study import find_or_train
 
-    run, trained = find_or_train(_plan(arguments).spec(arguments.labels, arguments.split))
+    spec, epoch = _plan(arguments).spec(arguments.labels, arguments.split), arguments.epoch
+    if epoch is not None and not 1 <= epoch <= spec.epochs:
+        raise InputError(f"--epoch is {epoch}, expected 1 to {spec.epochs}")
+    run, trained = find_or_train(spec)
+    values = run.metrics if epoch is None else run.validation(epoch)
     if arguments.json:
-        report = {"key": run.spec.key, "folder": str(run.folder), "trained": trained, "metrics": run.metrics}
+        report = {"key": run.spec.key, "folder": str(run.folder), "trained": trained}
+        report |= {"metrics": values} if epoch is None else {"epoch": epoch, "validation": values}
         print(json.dumps(report, indent=1))
     else:
         print(f"{run.spec.key} {'trained' if trained else 'found'} in {run.folder}")
-        for name, value in run.metrics.items():
+        for name, value in values.items():
             print(f"  {name:20s} {value:.4f}")
     return 0
 

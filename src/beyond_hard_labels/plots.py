@@ -7,9 +7,20 @@ Colours mean something: hue is the hue of the image; the two arms keep their col
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.colors import to_rgb
+
+from beyond_hard_labels import shapes
 
 ARM_COLOURS = {"hard": "#0072B2", "soft": "#D55E00"}
 CLASS_COLOURS = {"b": "#3B6FE0", "g": "#2E9E4F", "r": "#D6423B"}
+
+
+def class_palette(class_names: tuple[str, ...]) -> np.ndarray:
+    """Return a colour a class, float (K, 3): the synthetic set's own, paler for ellipses; else around the hues."""
+    if class_names != shapes.CLASS_NAMES:
+        return np.array(sns.husl_palette(len(class_names)))
+    strength = np.array([[0.5 if name[1] == "e" else 1.0] for name in class_names])
+    return 1 - strength * (1 - np.array([to_rgb(CLASS_COLOURS[name[0]]) for name in class_names]))
 
 
 def use_style() -> None:
@@ -32,17 +43,27 @@ def montage(images: np.ndarray, titles: list[str], *, columns: int) -> plt.Figur
     return figure
 
 
-def interpolation(images: np.ndarray, hues: np.ndarray, shapes: np.ndarray) -> plt.Figure:
-    """Show a grid of images (len(shapes) * len(hues), 3, H, W), hue to the right and shape downwards."""
-    size = images.shape[-1]
-    grid = images.reshape(len(shapes), len(hues), 3, size, size).transpose(0, 3, 1, 4, 2)
-    figure, axis = plt.subplots(figsize=(9, 9 * len(shapes) / len(hues) + 0.6))
-    axis.imshow(grid.reshape(len(shapes) * size, len(hues) * size, 3), interpolation="nearest")
-    axis.set_xticks((np.arange(len(hues)) + 0.5) * size, [f"{h:.2f}" for h in hues])
-    axis.set_yticks((np.arange(len(shapes)) + 0.5) * size, [f"{s:.2f}" for s in shapes])
-    axis.set(xlabel="hue position (0 red, 1/3 green, 2/3 blue)", ylabel="shape position\n(0 circle, 1 ellipse)")
-    axis.grid(False)
-    figure.tight_layout()
+def hue_circle(images: np.ndarray, hues: np.ndarray, shapes: np.ndarray) -> plt.Figure:
+    """Show images (len(shapes) * len(hues), 3, H, W) around the hue circle, angle for hue, one ring a shape.
+
+    Hue runs fastest; the first shape is the outer ring. The ground is black, as that of the images.
+    """
+    figure, axis = plt.subplots(figsize=(8, 6.6), facecolor="black")
+    share = 2 * np.pi / len(hues)  # of a ring's radius that an image takes up along the ring
+    radii = (1 - share / 2) / (1 + share / 2)
+    for image, (ring, hue) in zip(images, [(i, h) for i in range(len(shapes)) for h in hues], strict=True):
+        radius = radii**ring
+        x, y, half = radius * np.cos(2 * np.pi * hue), radius * np.sin(2 * np.pi * hue), 0.65 * radius * share
+        lit = np.concatenate([image, 255 * image.any(axis=0, keepdims=True)])  # black corners would hide neighbours
+        axis.imshow(lit.transpose(1, 2, 0), extent=(x - half, x + half, y - half, y + half), interpolation="nearest")
+    axis.text(0, 0, "circle outside,\nellipse inside", color="white", ha="center", va="center")
+    names = {0: "red 0", 1 / 6: "1/6", 1 / 3: "green 1/3", 1 / 2: "1/2", 2 / 3: "blue 2/3", 5 / 6: "5/6"}
+    for hue, name in names.items():
+        place = 1.3 * np.cos(2 * np.pi * hue), 1.22 * np.sin(2 * np.pi * hue)
+        axis.text(*place, name, color="white", ha="center", va="center")
+    axis.set(xlim=(-1.45, 1.45), ylim=(-1.2, 1.2), aspect="equal")
+    axis.axis("off")
+    figure.tight_layout(pad=0)
     return figure
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from beyond_hard_labels import InputError, embedding, metrics
 from beyond_hard_labels.images import LabelledImages, random_split
 from beyond_hard_labels.runs import Run
-from beyond_hard_labels.study import Study, map_of, valid_parameters
+from beyond_hard_labels.study import Study, images_of, map_of, valid_parameters
 from beyond_hard_labels.votes import LABEL_KINDS
 
 PAPER = {  # Table 1 of the paper, Synthetic: mean and standard deviation over three splits
@@ -37,6 +37,11 @@ HEADINGS = {
     "brier": "Brier ↓",
     "calibration_error": "calibration error ↓",
     "entropy_correlation": "entropy correlation ↑",
+}
+CURVES = {  # what a run's history holds of its validation images
+    "kl": HEADINGS["kl"],
+    "macro_accuracy": HEADINGS["macro_accuracy"],
+    "loss": "loss against own targets ↓",
 }
 _HIGHER_IS_BETTER = ("macro_accuracy", "entropy_correlation")
 _TEST_SHARE = 0.2 / 0.6  # test images per training image, for the corrected interval
@@ -161,6 +166,8 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
         "scores": lambda: score_table(runs),
         "differences": lambda: difference_table(runs),
         "parameters": lambda: parameter_table(study),
+        "last_epoch": lambda: last_epoch(runs),
+        "images": lambda: image_table(study, runs, 12),
         "map": lambda: map_quality(study, runs),
     }
     return named | {
@@ -325,6 +332,30 @@ def difference_table(runs: list[Run]) -> pd.DataFrame:
         row = {"metric": HEADINGS[name]} | {f"split {split}": f"{value:+.4f}" for split, value in by_split.items()}
         rows.append(row | {"mean": f"{interval.mean:+.4f}", "95 % interval": bounds(interval)})
     return pd.DataFrame(rows)
+
+
+def last_epoch(runs: list[Run]) -> pd.DataFrame:
+    """Return one row a run: the validation metrics after the last epoch."""
+    return pd.DataFrame(
+        [
+            {"labels": run.spec.labels, "split": run.spec.split, "run": run_link(run)}
+            | {heading: f"{run.history[name].iloc[-1]:.4f}" for name, heading in CURVES.items()}
+            for run in runs
+        ]
+    )
+
+
+def image_table(study: Study, runs: list[Run], n: int) -> pd.DataFrame:
+    """Return at most n test images of split 0, from the least to the most ambiguous: distributions and places."""
+    arms = {run.spec.labels: run for run in runs if run.spec.split == 0}
+    run = next(iter(arms.values()))
+    data, chosen = images_of(run.spec), spread_of_ambiguity(run.truth, min(n, len(run.index)))
+    columns = {"image": [data.ids[i] for i in run.index[chosen]]}
+    for name, rows in judged(arms, chosen).items():
+        columns[name] = top_classes(rows, data.class_names)
+    for arm, run in arms.items():
+        columns[f"place, {arm}"] = [f"({x:.1f}, {y:.1f})" for x, y in map_of(study, run)[chosen]]
+    return pd.DataFrame(columns)
 
 
 def split_table(n_images: int, splits: int, truth) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from beyond_hard_labels import plots, report
+from beyond_hard_labels import interactive, plots, report
 from beyond_hard_labels.parameters import options
 from beyond_hard_labels.runs import FILES, Run, RunSpec
 from beyond_hard_labels.study import Study
@@ -84,6 +84,11 @@ bhl compare {key}
 
 {{{{ table.files }}}}
 """
+
+
+def page_texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
+    """Return all that a page may name: what a notebook may, and the explorer."""
+    return report.texts(study, runs) | {"explorer": lambda: interactive.explorer(runs, study.command)}
 
 
 def texts(run: Run) -> dict[str, Callable[[], str]]:

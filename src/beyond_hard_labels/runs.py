@@ -94,6 +94,10 @@ class Run:
         """Every metric on the test images, computed now."""
         return metrics.score(self.truth, self.predicted)
 
+    def validation(self, epoch: int) -> dict[str, float]:
+        """Return the metrics on the validation images after an epoch, counted from 1."""
+        return self.history.set_index("epoch").loc[epoch].drop("train_loss").to_dict()
+
     @property
     def features(self) -> np.ndarray:
         """Pooled features of the test images, float32 (N, F)."""
@@ -146,10 +150,15 @@ def _module_path(module: str) -> Path:
 
 @functools.cache
 def code_fingerprint(*modules: str) -> str:
-    """Return the hash of the code of modules of this package; comments and docstrings do not count."""
+    """Return the hash of the code of modules of this package; comments and docstrings do not count.
+
+    The script and the style that a module of the same name puts into pages are code, too.
+    """
     digest = hashlib.sha256()
     for module in modules:
         digest.update(code_without_comments(_module_path(module).read_text("utf-8")).encode())
+        for part in (_module_path(module).with_suffix(".css"), _module_path(module).with_suffix(".js")):
+            digest.update(part.read_bytes() if part.is_file() else b"")
     return digest.hexdigest()[:16]
 
 

@@ -81,7 +81,7 @@ def _load(key: str) -> runs.Run:
 
 
 def _texts(record: dict) -> dict:
-    return run_pages.texts(_load(record["run"])) if "run" in record else report.texts(*runs_of(record))
+    return run_pages.texts(_load(record["run"])) if "run" in record else run_pages.page_texts(*runs_of(record))
 
 
 def _differences(before: str, now: str) -> list[str]:
@@ -99,7 +99,7 @@ def _differences(before: str, now: str) -> list[str]:
 def _short(text: str) -> str:
     """Return a line without what the eye does not see."""
     plain = report.plain(text).strip("| ")
-    return f"'{plain}'"
+    return f"'{plain[:300]}'"
 
 
 def compare(run: runs.Run, tolerances: dict[str, float]) -> tuple[pd.DataFrame, bool, bool]:
