@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from beyond_hard_labels import book, interactive, metrics, plots, runs, shapes, study
+from beyond_hard_labels import book, interactive, metrics, plots, report, runs, shapes, study
 from beyond_hard_labels.images import LabelledImages
 from conftest import ROOT, TINY, sets
 
