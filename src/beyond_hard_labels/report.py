@@ -34,6 +34,7 @@ HEADINGS = {
     "entropy_correlation": "entropy correlation ↑",
 }
 _HIGHER_IS_BETTER = ("macro_accuracy", "entropy_correlation")
+_NUMBER = re.compile(r"\**[<\[]? ?[-+]?[\d,]+(\.\d+)?(( ±| to|,) [-+]?\d+(\.\d+)?)?\]?\**")  # with its ± or interval
 _TEST_SHARE = 0.2 / 0.6  # test images per training image, for the corrected interval
 
 
@@ -294,13 +295,16 @@ def parameter_table(study: Study) -> pd.DataFrame:
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """Return a table as Markdown: text to the left, numbers to the right."""
-    cells = [["–" if pd.isna(value) else str(value) for value in row] for row in frame.to_numpy(dtype=object)]
-    numeric = [
-        pd.to_numeric(pd.Series(c).str.strip("*–"), errors="coerce").notna().any() for c in zip(*cells, strict=True)
-    ]
-    lines = [list(frame.columns), ["---:" if n else ":---" for n in numeric], *cells]
+    """Return a table as Markdown: text to the left, numbers to the right, with equal decimals within a column."""
+    columns = [_texts(column.tolist()) for _, column in frame.items()]
+    numeric = [set(c) != {"–"} and all(text == "–" or _NUMBER.fullmatch(text) for text in c) for c in columns]
+    lines = [list(frame.columns), ["---:" if n else ":---" for n in numeric], *zip(*columns, strict=True)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _texts(values: list) -> list[str]:
+    digits = max((len(str(v).partition(".")[2]) for v in values if isinstance(v, float)), default=0)
+    return ["–" if pd.isna(v) else f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in values]
 
 
 def fill(text: str, named: dict[str, str], where: str) -> str:
