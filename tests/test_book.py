@@ -68,15 +68,28 @@ def test_a_page_shows_the_number_of_the_run(project, small):
     assert "{{" not in shown
 
 
+def loaded_from_elsewhere(html):
+    loaded = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"((?:https?:)?//[^\"]+)")
+    return [(page.name, address) for page in html.rglob("*.html") for address in loaded.findall(page.read_text())]
+
+
 def test_pages_load_nothing_from_another_host_and_bring_their_own_mathjax(project, small):
     (project / "book" / "intro.md").write_text("# Title\n\nThe share $t$.\n")
     html = built(project, small).parent
-    for page in html.rglob("*.html"):
-        loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"([^\"]+)", page.read_text())
-        assert not [address for address in loaded if re.match(r"(https?:)?//", address)], page
+    assert loaded_from_elsewhere(html) == []
     assert "_static/mathjax/tex-mml-chtml.js" in (html / "book" / "intro.html").read_text()
     assert (html / "_static" / "mathjax" / "tex-mml-chtml.js").is_file()
     assert list((html / "_static" / "mathjax" / "output" / "chtml" / "fonts" / "woff-v2").glob("*.woff"))
+
+
+def test_where_the_repository_is_known_chapters_link_to_binder_and_load_nothing_of_it(project, small, monkeypatch):
+    monkeypatch.setenv("BHL_REPOSITORY_URL", "https://github.com/someone/somewhere")
+    html = built(project, small).parent
+    chapter = (html / "notebooks" / "01_one.html").read_text()
+    assert "https://mybinder.org/v2/gh/someone/somewhere/main?urlpath=lab/tree/notebooks/01_one.ipynb" in chapter
+    assert "mybinder.org" not in (html / "book" / "intro.html").read_text()
+    assert "colab" not in chapter
+    assert loaded_from_elsewhere(html) == []
 
 
 def test_the_downloadable_notebook_is_the_executed_one(project, small):
@@ -321,3 +334,4 @@ def test_repository_buttons_need_an_address(tmp_path, monkeypatch):
         config = yaml.safe_load((tmp_path / "_config.yml").read_text())
         assert config["html"]["use_repository_button"] is bool(url)
         assert config.get("repository", {}).get("url") == url
+        assert ("launch_buttons" in config) is bool(url)

@@ -56,6 +56,15 @@ def test_the_makefile_has_the_verbs_that_the_readme_names():
     assert set(re.findall(r"make ([\w-]+)", (ROOT / "README.md").read_text())) <= verbs
 
 
+def test_the_workflow_calls_what_everybody_can_call():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert ".ci/run" in commands
+    keeps_the_environment = "test ! -e .venv/ready || touch .venv/ready"
+    known = rf"\.ci/run|make [\w-]+( \w+=\w+)*|{re.escape(keeps_the_environment)}"
+    assert [command for command in commands if not re.fullmatch(known, command)] == []
+
+
 @pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "CONTRIBUTING.md", "README.md"])
 def test_the_project_says_what_it_is(name):
     assert len((ROOT / name).read_text()) > 200

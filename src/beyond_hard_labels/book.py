@@ -322,10 +322,11 @@ def _copy_mathjax(target: Path) -> None:
 
 
 def _write_config(source: Path, target: Path) -> None:
-    """Copy the configuration; repository buttons are on only where BHL_REPOSITORY_URL gives the address."""
+    """Copy the configuration; where BHL_REPOSITORY_URL gives the address, with links to it and to Binder."""
     config = yaml.safe_load(source.read_text("utf-8"))
     if url := os.environ.get("BHL_REPOSITORY_URL"):
         config["repository"] = {"url": url, "branch": "main", "path_to_book": ""}
+        config["launch_buttons"] = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
         config["html"] |= {"use_repository_button": True, "use_issues_button": True, "use_edit_page_button": True}
     target.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
 

@@ -44,6 +44,7 @@ CURVES = {  # what a run's history holds of its validation images
     "loss": "loss against own targets ↓",
 }
 _HIGHER_IS_BETTER = ("macro_accuracy", "entropy_correlation")
+_NUMBER = re.compile(r"[<\[]? ?[-+]?[\d,]+(\.\d+)?(( ±| to|,) [-+]?\d+(\.\d+)?)?\]?")  # with its ± or interval
 _TEST_SHARE = 0.2 / 0.6  # test images per training image, for the corrected interval
 
 
@@ -407,18 +408,26 @@ def parameter_table(study: Study) -> pd.DataFrame:
 
 
 def markdown_table(frame: pd.DataFrame, name: str = "table") -> str:
-    """Return a table as Markdown, text to the left and numbers to the right, with a link to it as CSV."""
-    cells = [["–" if pd.isna(value) else str(value) for value in row] for row in frame.to_numpy(dtype=object)]
-    bare = [[plain(cell) for cell in row] for row in cells]
-    number = re.compile(r"[\[<+-]* ?\d[^a-z]*")  # also with a deviation, or as an interval
-    numeric = [all(number.fullmatch(cell) for cell in column if cell) for column in zip(*bare, strict=True)]
-    lines = [list(frame.columns), ["---:" if n else ":---" for n in numeric], *cells]
-    csv = pd.DataFrame(bare, columns=[plain(column) for column in frame.columns]).to_csv(index=False)
+    """Return a table as Markdown with a link to it as CSV.
+
+    Text stands to the left, numbers to the right with equal decimals within a column.
+    """
+    columns = [_texts(column.tolist()) for _, column in frame.items()]
+    bare = [[plain(text) for text in column] for column in columns]
+    numeric = [any(column) and all(_NUMBER.fullmatch(text) for text in column if text) for column in bare]
+    lines = [list(frame.columns), ["---:" if n else ":---" for n in numeric], *zip(*columns, strict=True)]
+    heads = [plain(column) for column in frame.columns]
+    csv = pd.DataFrame(dict(enumerate(bare))).to_csv(index=False, header=heads)
     address = "data:text/csv;base64," + base64.b64encode(csv.encode()).decode()
     return (
         "\n".join("| " + " | ".join(line) + " |" for line in lines)
         + f'\n\n<a class="csv" download="{name}.csv" href="{address}" aria-label="this table as CSV">CSV</a>'
     )
+
+
+def _texts(values: list) -> list[str]:
+    digits = max((len(str(v).partition(".")[2]) for v in values if isinstance(v, float)), default=0)
+    return ["–" if pd.isna(v) else f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in values]
 
 
 def plain(cell: str) -> str:

@@ -59,9 +59,11 @@ A model trained on {labels} labels of split {split}; it is one of {{ref}}`these 
 Macro accuracy and KL on the validation images of run `{key}` by epoch.
 ```
 
-:::{{dropdown}} The same as a table
+<details><summary>The same as a table</summary>
+
 {{{{ table.history }}}}
-:::
+
+</details>
 
 ## Again
 

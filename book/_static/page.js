@@ -1,0 +1,17 @@
+// What neither the theme's options nor CSS can do; pages read well without it.
+document.addEventListener("DOMContentLoaded", () => {
+  // The line that says which profile, data and training a page shows.
+  for (const line of document.querySelectorAll(".bd-article p")) {
+    if (line.firstElementChild?.tagName === "STRONG" && line.textContent.startsWith("Profile ")) {
+      line.classList.add("profile-badge");
+    }
+  }
+  // Hidden cells: the visible words name the toggle, not one label for all of them.
+  for (const toggle of document.querySelectorAll("details.hide > summary")) {
+    toggle.removeAttribute("aria-label");
+  }
+  // The bibliography is a list, so its entries are items; their own role is deprecated.
+  for (const entry of document.querySelectorAll(".citation-list > .citation")) {
+    entry.setAttribute("role", "listitem");
+  }
+});
