@@ -72,7 +72,7 @@ def project(tmp_path):
 def type_all(text, project):
     """Type every command of a text and return what did not come out as shown."""
     environment = {**os.environ, "BHL_BUILD_DIR": str(project / "build"), "PATH": f"{BIN}:{os.environ['PATH']}"}
-    environment.pop("COLUMNS", None)
+    environment.pop("MPLBACKEND", None)  # a reader's shell has none, and with it a kernel shows no figures
     wrong = []
     for command, shown in console(text):
         done = subprocess.run(
@@ -159,7 +159,7 @@ def test_the_chapter_of_own_votes_stops_at_faulty_files_and_lists_them(own_files
     (own_files / "images" / "scan 00.jpg").write_text("no image")
     (own_files / "images" / "scan 02.jpg").unlink()
     parameters = {"profile": "smoke", "votes_csv": "votes.csv", "image_folder": "images"}
-    with pytest.raises(papermill.PapermillExecutionError, match="(?s)2 fault.*scan 02.jpg.*scan 00.jpg|2 fault"):
+    with pytest.raises(papermill.PapermillExecutionError, match=r"(?s)2 fault.*scan 00\.jpg.*scan 02\.jpg"):
         papermill.execute_notebook(
             YOUR_VOTES, own_files / "out.ipynb", parameters, progress_bar=False, cwd=own_files, kernel_name="python3"
         )
