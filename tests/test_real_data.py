@@ -604,6 +604,11 @@ def test_a_study_goes_over_to_a_file_with_its_other_parameters():
         study.plan("smoke", n_images=100).on("set")
 
 
+def test_a_seed_of_the_data_is_refused_with_files():
+    with pytest.raises(InputError, match="'data_seed' is 3, expected 0"):
+        real_data.own_or_example("votes.csv", "images", study.plan("smoke", data_seed=3))
+
+
 @pytest.mark.parametrize("given", [("votes.csv", None), (None, "images"), (1, 2)], ids=str)
 def test_one_path_alone_is_refused(given):
     with pytest.raises(InputError, match="expected two paths, or neither"):

@@ -30,6 +30,8 @@ def console(text):
         for line in block.splitlines():
             if line.startswith("$ "):
                 steps.append((line[2:], []))
+            elif line.startswith(">") and not steps[-1][1]:
+                steps[-1] = (f"{steps[-1][0]}\n{line[1:]}", [])
             else:
                 steps[-1][1].append(line)
     return steps

@@ -308,6 +308,8 @@ def own_or_example(votes_csv: str | None, image_folder: str | None, study) -> tu
         raise InputError(
             f"votes_csv is {votes_csv!r} and image_folder {image_folder!r}, expected two paths, or neither"
         )
+    if seed := study.changed.get("data_seed"):
+        raise InputError(f"parameter 'data_seed' is {seed}, expected 0: your files are read, not generated")
     return "own", Path(votes_csv), Path(image_folder)
 
 
