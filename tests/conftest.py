@@ -15,8 +15,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(autouse=True)
 def own_build_folder(tmp_path, monkeypatch):
-    """Keep every test's runs to itself; what a test writes is gone with it."""
+    """Keep every test's runs and sets to itself; what a test writes is gone with it."""
     monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "build"))
+    monkeypatch.setenv("BHL_DATA_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture

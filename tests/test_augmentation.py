@@ -97,3 +97,9 @@ def test_grey_images_can_be_jittered():
     x = augmentation.augment(grey, augmentation.draw(5, 0, 0), config(colour=True))
     assert x.shape == grey.shape
     assert x.abs().max() <= 1
+
+
+def test_a_batch_of_which_no_image_zooms_stays_as_it_is():
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    x = augmentation.augment(images, torch.full((2, 9), 0.9), config(zoom=True))
+    assert torch.equal(x, augmentation.scale(images))

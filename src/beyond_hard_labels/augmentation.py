@@ -64,7 +64,8 @@ def augment(images: torch.Tensor, u: torch.Tensor, config) -> torch.Tensor:
     if config.augment_zoom:
         chosen = torch.nonzero(u[:, _ZOOM] < 0.3)[:, 0]
         to = 0.80 + 0.19 * u[chosen, _ZOOM_TO]
-        x[chosen.to(x.device)] = _zoom(x[chosen.to(x.device)], to.to(x.device))
+        if len(chosen):  # a small batch may have none
+            x[chosen.to(x.device)] = _zoom(x[chosen.to(x.device)], to.to(x.device))
     return x
 
 

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     run = _add(commands, "run", _run, "train one run, or find it")
-    run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic")
+    run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic, or a set that is a file")
     run.add_argument("--labels", required=True, metavar="KIND", help="hard (majority) or soft (mean)")
     run.add_argument("--split", required=True, type=int, metavar="K", help="number of the random split, from 0")
     run.add_argument("--epoch", type=int, metavar="E", help="print the validation metrics after this epoch instead")
@@ -72,12 +72,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_workers(study)
     study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
 
-    data = _add(commands, "data", None, "look at a set of images, or write it out")
+    data = _add(commands, "data", None, "look at a set of images, make one of your own files, or write one out")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     describe = _add(actions, "describe", _describe, "print size, moments, classes and ambiguity of a set")
-    describe.add_argument("name", metavar="NAME", help="synthetic")
+    describe.add_argument("name", metavar="NAME", help="synthetic, or a set that is a file")
     describe.add_argument("--json", action="store_true", help="print as JSON")
     _add_study_options(describe)
+    own = _add(actions, "import", _import, "make a set of a CSV file of votes and a folder of images")
+    own.add_argument("name", metavar="NAME", help="name of the new set; replaces one made before")
+    own.add_argument(
+        "--votes",
+        required=True,
+        metavar="FILE",
+        help="one row a vote (image,label; further columns are left out), or one an image (image, counts per class)",
+    )
+    own.add_argument("--images", required=True, metavar="DIR", help="folder that the names of images are relative to")
+    own.add_argument("--image-size", type=int, default=32, metavar="PX", help="side that all get (default 32)")
     export = _add(actions, "export", _export, "write a set in the folder format of DCIC, with simulated votes")
     export.add_argument("name", metavar="NAME", help="synthetic")
     export.add_argument("folder", metavar="DIR", help="the set goes to DIR/Synthetic, which must not exist")
@@ -126,8 +136,9 @@ def _check_workers(arguments) -> int | None:
 
 def _book(arguments) -> int:
     from beyond_hard_labels.book import BookError, make
+    from beyond_hard_labels.study import require_generated
 
-    study = _plan(arguments)
+    study = require_generated(_plan(arguments))
     try:
         timeout = _seconds("--cell-timeout", arguments.cell_timeout)
         page = make(study, workers=_check_workers(arguments), only=arguments.only, cell_timeout=timeout)
@@ -223,11 +234,22 @@ def _describe(arguments) -> int:
     return 0
 
 
+def _import(arguments) -> int:
+    from beyond_hard_labels.real_data import import_votes, read
+
+    path = import_votes(arguments.name, arguments.votes, arguments.images, arguments.image_size)
+    data = read(arguments.name)
+    print(f"{len(data.ids)} images, {data.votes.sum()} votes, {len(data.class_names)} classes, in {path}")
+    return 0
+
+
 def _export(arguments) -> int:
     from beyond_hard_labels.dcic import export
     from beyond_hard_labels.study import images_of
 
     data = images_of(_plan(arguments).spec("soft", 0))
+    if data.votes is not None:
+        raise InputError(f"{data.name} has real votes, and export simulates them; expected synthetic")
     folder = export(data, arguments.folder, n_votes=arguments.votes, seed=arguments.votes_seed)
     print(f"{len(data.ids)} images, {arguments.votes} votes each (seed {arguments.votes_seed}), in {folder}")
     return 0

@@ -16,9 +16,14 @@ CLASS_COLOURS = {"b": "#3B6FE0", "g": "#2E9E4F", "r": "#D6423B"}
 
 
 def class_palette(class_names: tuple[str, ...]) -> np.ndarray:
-    """Return a colour a class, float (K, 3): the synthetic set's own, paler for ellipses; else around the hues."""
+    """Return a colour a class, float (K, 3).
+
+    Those of the synthetic set are its own, paler for ellipses; of other sets, up to ten can be told apart
+    by colour-blind readers, more lie around the hues.
+    """
     if class_names != shapes.CLASS_NAMES:
-        return np.array(sns.husl_palette(len(class_names)))
+        n = len(class_names)
+        return np.array(sns.color_palette("colorblind", n) if n <= 10 else sns.husl_palette(n))
     strength = np.array([[0.5 if name[1] == "e" else 1.0] for name in class_names])
     return 1 - strength * (1 - np.array([to_rgb(CLASS_COLOURS[name[0]]) for name in class_names]))
 
@@ -183,4 +188,37 @@ def maps(planes: dict[str, np.ndarray], hue: np.ndarray, shape: np.ndarray) -> p
             axis.grid(False)
             sns.despine(ax=axis, left=True, bottom=True)
         figure.colorbar(points, ax=axes[:, column], label=legend, orientation="horizontal", shrink=0.7, aspect=30)
+    return figure
+
+
+def images_with_votes(images: np.ndarray, counts: np.ndarray, titles: list[str], class_names) -> plt.Figure:
+    """Show images (N, C, H, W) uint8 in a row, the votes (N, K) of each as bars below it."""
+    n, k = counts.shape
+    figure, axes = plt.subplots(2, n, figsize=(2.1 * n, 2 + 0.24 * k), height_ratios=(1.7, 0.24 * k), squeeze=False)
+    for i, (top, below) in enumerate(axes.T):
+        top.imshow(images[i].transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        top.set_title(titles[i], fontsize=8)
+        top.axis("off")
+        below.barh(np.arange(k), counts[i], color=class_palette(class_names))
+        below.set_yticks(np.arange(k), class_names if i == 0 else [""] * k, fontsize=8)
+        below.tick_params(axis="x", labelsize=8)
+        below.set(xlim=(0, 1.05 * counts.max()), ylim=(k - 0.5, -0.5))
+        below.xaxis.get_major_locator().set_params(integer=True)
+        below.grid(axis="y", visible=False)
+    figure.supxlabel("votes", fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def class_maps(planes: dict[str, np.ndarray], truth: np.ndarray, class_names) -> plt.Figure:
+    """Show the maps (N, 2) of both arms, each image in the mean of the classes' colours, weighted by its truth."""
+    colours = class_palette(class_names)
+    figure, axes = plt.subplots(1, len(planes), figsize=(4.5 * len(planes), 5), squeeze=False, layout="constrained")
+    for axis, (arm, plane) in zip(axes[0], planes.items(), strict=True):
+        axis.scatter(*plane.T, c=truth @ colours, s=14, linewidths=0)
+        axis.set(title=f"{arm} labels", xticks=[], yticks=[], aspect="equal")
+        axis.grid(False)
+        sns.despine(ax=axis, left=True, bottom=True)
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
+    figure.legend(handles, class_names, loc="outside lower center", ncols=min(len(class_names), 6), frameon=False)
     return figure

@@ -15,8 +15,9 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, embedding, metrics
+from beyond_hard_labels import InputError, embedding, metrics, votes
 from beyond_hard_labels.images import LabelledImages, random_split
+from beyond_hard_labels.real_data import SYNTHETIC
 from beyond_hard_labels.runs import Run
 from beyond_hard_labels.study import Study, images_of, map_of, valid_parameters
 from beyond_hard_labels.votes import LABEL_KINDS
@@ -179,11 +180,12 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
 def describe(data: LabelledImages) -> dict:
     """Return what a set holds, as plain values.
 
-    Channel means and standard deviations are over all pixels, on the scale of [0, 1]; entropy in nats.
+    Channel means and standard deviations are over all pixels, on the scale of [0, 1]; entropy in nats. A
+    set with votes has three entries more: votes an image, least and most, and images with a tied lead.
     """
     moments = [_moments(data.images[:, c]) for c in range(data.images.shape[1])]
     sizes = np.bincount(data.truth.argmax(axis=1), minlength=len(data.class_names))
-    return {
+    described = {
         "name": data.name,
         "images": len(data.ids),
         "shape": list(data.images.shape[1:]),
@@ -193,6 +195,26 @@ def describe(data: LabelledImages) -> dict:
         "unanimous": round(float((data.truth.max(axis=1) == 1).mean()), 4),
         "mean_entropy": round(float(metrics.entropy(data.truth).mean()), 4),
     }
+    if data.votes is None:
+        return described
+    cast = data.votes.sum(axis=1)
+    tied = votes.targets(data.votes, "hard").tied
+    return described | {"votes_least": int(cast.min()), "votes_most": int(cast.max()), "tied": int(tied.sum())}
+
+
+def description(data: LabelledImages) -> pd.DataFrame:
+    """Return what a set with votes holds, in words, one row a property."""
+    found = describe(data)
+    (channels, height, width), most = found["shape"], np.log(len(found["majority"]))
+    rows = {
+        "images": f"{found['images']:,}, {'grey' if channels == 1 else 'colour'}, {height} × {width} pixels",
+        "votes an image": f"{found['votes_least']} to {found['votes_most']}",
+        "images by majority (ties to the first)": ", ".join(f"{c} {n}" for c, n in found["majority"].items()),
+        "images with a tied majority": f"{found['tied']:,} of {found['images']:,}",
+        "unanimous images": f"{100 * found['unanimous']:.1f} %",
+        "mean entropy of the votes": f"{found['mean_entropy']:.4f} nats, of {most:.4f} at most",
+    }
+    return pd.DataFrame(rows.items(), columns=["what", "value"])
 
 
 def _moments(channel: np.ndarray) -> tuple[float, float]:
@@ -271,10 +293,13 @@ def _epochs_to(accuracy: float, runs: list[Run], labels: str) -> str:
 
 def data_badge(study: Study) -> str:
     """Say in one line which profile and data a page shows."""
+    source = (
+        "generated on this machine (cpu)" if study.shared["dataset"] == SYNTHETIC else "images and votes from a file"
+    )
     shared, changed = study.shared, ", ".join(f"{name} = {value}" for name, value in study.changed.items())
     return (
         f"**Profile {study.profile}**{f' with {changed}' if changed else ''} · {shared['dataset']}, "
-        f"{shared['n_images']:,} images of {shared['image_size']} px, generated on this machine (cpu)"
+        f"{shared['n_images']:,} images of {shared['image_size']} px, {source}"
     )
 
 

@@ -44,7 +44,7 @@ FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights
 class RunSpec(TrainConfig):
     """One run: a training config and what it is trained on."""
 
-    dataset: str = option("name of the set", choices=("synthetic",))
+    dataset: str = option("name of the set: synthetic, or that of a file of images and votes")
     n_images: int = option("images of the whole set", at_least=5)
     image_size: int = option("side in pixels", at_least=16)
     data_seed: int = option("seed of the generated set", at_least=0)
@@ -162,10 +162,13 @@ def code_fingerprint(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def provenance() -> dict:
+def provenance(spec: RunSpec) -> dict:
     """Return what a local run must share with this moment to count: data, code and versions."""
+    from beyond_hard_labels import real_data
+
+    generated = spec.dataset == real_data.SYNTHETIC  # such a set is its parameters and its code
     return {
-        "data": code_fingerprint("randomness", "shapes"),  # a generated set is its parameters and its code
+        "data": code_fingerprint("randomness", "shapes") if generated else real_data.fingerprint(spec.dataset),
         "code": code_fingerprint(*_RESULT_MODULES),
         "versions": {name: importlib.metadata.version(name) for name in _RESULT_PACKAGES},
     }
@@ -177,7 +180,7 @@ def find(spec: RunSpec) -> Run | None:
     if not folder.is_dir():
         return None
     run = load(folder)
-    fresh = "files" in run.manifest and all(run.manifest[name] == value for name, value in provenance().items())
+    fresh = "files" in run.manifest and all(run.manifest[name] == value for name, value in provenance(spec).items())
     return run if fresh else None
 
 
@@ -251,7 +254,7 @@ def save(
         save_file({name: tensor.numpy() for name, tensor in trained.state.items()}, temporary / "weights.safetensors")
         write_json(temporary / "spec.json", asdict(spec))
         manifest = {
-            **provenance(),
+            **provenance(spec),
             "machine": machine(spec.device),
             "training_images": len(split.train),
             "tied_training_images": ties,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from beyond_hard_labels import embedding, runs, votes
+from beyond_hard_labels import InputError, embedding, real_data, runs, votes
 from beyond_hard_labels.images import LabelledImages, random_split
 from beyond_hard_labels.parameters import check, option, options
 from beyond_hard_labels.runs import Run, RunSpec
@@ -50,6 +50,11 @@ class Study:
     def specs(self) -> list[RunSpec]:
         """Return the specs of all runs, split by split."""
         return [self.spec(labels, split) for split in range(self.splits) for labels in votes.LABEL_KINDS]
+
+    def on(self, dataset: str) -> "Study":
+        """Return the same study on a set that is a file, which has no seed."""
+        kept = {name: value for name, value in self.changed.items() if name != "data_seed"}
+        return plan(self.profile, **(kept | {"dataset": dataset}))
 
     @property
     def command(self) -> str:
@@ -81,10 +86,32 @@ def plan(profile: str = "quick", **overrides) -> Study:
     if changed.get("protocol") == "as_run":
         values |= _read("as_run")
     values |= changed
+    if values["dataset"] != real_data.SYNTHETIC:
+        values |= _of_file(values["dataset"], changed)
     own = {name: values.pop(name) for name in ("protocol", "splits", "perplexity", "tsne_iterations")}
     study = Study(profile=profile, shared=values, changed=changed, **own)
     study.spec("soft", 0)  # checks what the profile says, too
     return study
+
+
+def _of_file(dataset: str, changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a set's file decides; raise on those that were changed in vain."""
+    data = real_data.read(dataset)
+    n, size = len(data.ids), data.images.shape[-1]
+    asked = {"n_images": n, "image_size": size, "data_seed": 0} | changed
+    faults = []
+    if asked["n_images"] > n:
+        faults.append(f"parameter 'n_images' is {asked['n_images']}, expected at most the {n} images of {dataset}")
+    if asked["image_size"] != size:
+        faults.append(
+            f"parameter 'image_size' is {asked['image_size']}, and the images of {dataset} have {size} pixels a side; "
+            f"import them again: bhl data import {dataset} --image-size {asked['image_size']} ..."
+        )
+    if asked["data_seed"] != 0:
+        faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
+    if faults:
+        raise InputError("; ".join(faults))
+    return {name: asked[name] for name in ("n_images", "image_size", "data_seed")}
 
 
 def _read(profile: str) -> dict[str, Any]:
@@ -92,30 +119,46 @@ def _read(profile: str) -> dict[str, Any]:
     return yaml.safe_load(text)
 
 
-def from_notebook(namespace: Mapping[str, Any]) -> Study:
+def require_generated(study: Study) -> Study:
+    """Return the study, or refuse it: the book's chapters draw and colour the shapes of the synthetic set."""
+    if study.shared["dataset"] != real_data.SYNTHETIC:
+        raise InputError(
+            f"parameter 'dataset' is '{study.shared['dataset']}', expected synthetic in the book; for another set take "
+            "notebooks/your_votes.ipynb or bhl study"
+        )
+    return study
+
+
+def from_notebook(namespace: Mapping[str, Any], own: tuple[str, ...] = ()) -> Study:
     """Return the study that a notebook's parameters ask for; call it as ``from_notebook(globals())``.
 
     Papermill only warns of a parameter that a notebook does not know; the cell after the injected one
-    sees the stray name, and this function refuses it.
+    sees the stray name, and this function refuses it. Names in `own` are the notebook's own affair.
     """
     plain = (str, int, float, bool, list, dict, tuple, type(None))
     ipython = ("In", "Out")
     given = {
         name: value
         for name, value in namespace.items()
-        if isinstance(value, plain) and not name.startswith("_") and name not in ipython
+        if isinstance(value, plain) and not name.startswith("_") and name not in (*ipython, *own)
     }
     wanted = {name: value for name, value in given.items() if value is not None or name not in valid_parameters()}
     check(valid_parameters(), wanted)
-    return plan(**wanted)
+    return require_generated(plan(**wanted))
+
+
+def load_images(dataset: str, n_images: int, image_size: int, data_seed: int) -> LabelledImages:
+    """Return a set of labelled images; generated or read once a process."""
+    if dataset == real_data.SYNTHETIC:
+        return _generate(n_images, image_size, data_seed)
+    return real_data.read(dataset, n_images)
 
 
 @functools.lru_cache(maxsize=2)
-def load_images(dataset: str, n_images: int, image_size: int, data_seed: int) -> LabelledImages:
-    """Return a set of labelled images; generated once a process."""
+def _generate(n_images: int, image_size: int, data_seed: int) -> LabelledImages:
     from beyond_hard_labels import shapes
 
-    return {"synthetic": shapes.synthetic}[dataset](n_images, image_size, data_seed)
+    return shapes.synthetic(n_images, image_size, data_seed)
 
 
 def images_of(spec: RunSpec) -> LabelledImages:

@@ -1,0 +1,344 @@
+"""Sets of real images with real votes: a file each, found by name, and made from a user's own files.
+
+A set is a file ``<NAME>.npz`` with
+
+    images       uint8 (N, H, W) for grey or (N, H, W, 3) for colour, H = W
+    counts       int (N, K), votes per class
+    class_names  str (K,)
+    ids          str (N,), names of the images; optional
+    labels       int (N,), official labels; optional, not read
+
+It lies in the folder ``sets`` of the build folder, if `import_votes` made it, or else in the data
+cache: BHL_DATA_DIR, or the folder that the platform keeps for caches. The cache is never written to.
+"""
+
+import csv
+import functools
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from beyond_hard_labels import InputError, votes
+from beyond_hard_labels.images import LabelledImages
+from beyond_hard_labels.runs import build_folder
+
+SYNTHETIC = "synthetic"  # the one set that is generated and has no file
+SMALLEST = 16  # pixels a side
+EXAMPLE_IMAGES, EXAMPLE_VOTES = 600, 15
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_GREY_MODES, _COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_SHOWN_FAULTS = 20
+
+
+def folders() -> tuple[Path, Path]:
+    """Return where sets are looked up, in this order: the user's own ones, the data cache."""
+    cache = os.environ.get("BHL_DATA_DIR")
+    if not cache:
+        from platformdirs import user_cache_dir
+
+        cache = user_cache_dir("beyond-hard-labels")
+    return build_folder() / "sets", Path(cache)
+
+
+def names() -> list[str]:
+    """Return the names of all sets that are here, the generated one first."""
+    found = {path.stem for folder in folders() for path in folder.glob("*.npz") if _NAME.fullmatch(path.stem)}
+    return [SYNTHETIC, *sorted(found - {SYNTHETIC})]
+
+
+def locate(name: str) -> Path:
+    """Return the file of a set; raise `InputError`, with what is here, if there is none."""
+    if name in names()[1:]:
+        return next(path for folder in folders() if (path := folder / f"{name}.npz").is_file())
+    places = " nor ".join(map(str, folders()))
+    raise InputError(
+        f"parameter 'dataset' is '{name}', expected one of {', '.join(names())}; neither {places} holds {name}.npz, "
+        "and bhl data import makes a set of your own files"
+    )
+
+
+def _state(path: Path) -> tuple[Path, int, int]:
+    """Return what a file is known by, so that what was read of it is read again if it changed."""
+    found = path.stat()
+    return path, found.st_size, found.st_mtime_ns
+
+
+def fingerprint(name: str) -> str:
+    """Return the sha256 of a set's file."""
+    return _sha256(*_state(locate(name)))
+
+
+@functools.lru_cache
+def _sha256(path: Path, size: int, mtime: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(name: str, n_images: int | None = None) -> LabelledImages:
+    """Return a set, or its first `n_images`; the truth is the share of the votes.
+
+    Raises
+    ------
+    InputError
+        If there is no such set, or its file is broken or holds something else; file and place are
+        named. Nothing is ever unpickled.
+    """
+    data = _read(*_state(locate(name)))
+    first = slice(n_images)
+    return replace(
+        data, images=data.images[first], truth=data.truth[first], ids=data.ids[first], votes=data.votes[first]
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: Path, size: int, mtime: int) -> LabelledImages:
+    arrays = _arrays(path)
+    images, class_names = arrays["images"], arrays["class_names"]
+    n, k = len(images), class_names.size
+    ids = arrays.get("ids", np.array([f"{path.stem}-{i:05d}" for i in range(n)]))
+    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
+    expected = {
+        "images": (images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"),
+        "class_names": (_are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"),
+        "ids": (_are_names(ids) and ids.shape == (n,), f"text ({n},), one an image, all different"),
+        "counts": (arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"),
+    }
+    for part, (fits, text) in expected.items():
+        if not fits:
+            found = arrays.get(part, ids)
+            raise InputError(f"{path}: {part} is {found.dtype} {found.shape}, expected {text}")
+    try:
+        counts = votes.validate(arrays["counts"], k)
+    except InputError as error:
+        raise InputError(f"{path}: counts: {error}") from error
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    return LabelledImages(
+        name=path.stem,
+        images=np.ascontiguousarray(images),
+        truth=votes.soft(counts),
+        class_names=tuple(class_names.tolist()),
+        ids=tuple(ids.tolist()),
+        votes=counts,
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file that a set is made of."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a zip archive, or not a whole one")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {part: file[part] for part in ("images", "counts", "class_names", "ids") if part in file.files}
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not a set of images: {error}") from error
+    for part in ("images", "counts", "class_names"):
+        if not isinstance(arrays.get(part), np.ndarray):
+            raise InputError(f"{path} is not a set of images: it has no array '{part}'")
+    return arrays
+
+
+def _are_names(array: np.ndarray) -> bool:
+    return array.dtype.kind == "U" and array.ndim == 1 and len(set(array.tolist()) - {""}) == len(array)
+
+
+def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int) -> Path:
+    """Make a set of a folder of images and a CSV file of votes, whole or not at all; return its file.
+
+    Images are turned as their EXIF data say and resized to a square with antialiasing (bilinear),
+    width and height each on its own: nothing is cropped and proportions change. Transparency is
+    dropped. The set is grey if all files are. Rows are in the order of the images' names.
+
+    Parameters
+    ----------
+    name : str
+        Of the set; one of that name made before is replaced.
+    votes_csv : Path
+        Either one row a vote, with the columns ``image`` and ``label``; further ones, such as
+        ``annotator``, are left out. Classes are the labels that occur, in alphabetical order, or by
+        size if all are numbers. Or one row an image, with ``image`` and one column of counts a class.
+        Which of both is told by the column ``label``. An image is named relative to the folder.
+    image_folder : Path
+        Every image file in it needs votes; other files are passed over.
+    image_size : int
+        Pixels a side.
+
+    Raises
+    ------
+    InputError
+        With every fault of table and images, up to twenty, each with its place.
+    """
+    from PIL import Image
+
+    path, folder = Path(votes_csv), Path(image_folder)
+    if not _NAME.fullmatch(name) or name == SYNTHETIC:
+        raise InputError(f"the set's name is '{name}', expected letters, digits, . _ or -, and not '{SYNTHETIC}'")
+    if image_size < SMALLEST:
+        raise InputError(f"image_size is {image_size}, expected an integer, at least {SMALLEST}")
+    if not folder.is_dir():
+        raise InputError(f"there is no folder of images {folder}")
+    faults = []
+    class_names, counts, lines = _read_votes(path, faults)
+    if len(class_names) < 2:
+        faults.append(f"{path.name}: {len(class_names)} class(es), expected at least 2")
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    there = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    for image in sorted(there.keys() - lines.keys()):
+        if there[image].suffix.lower() in suffixes and not there[image].name.startswith("."):
+            faults.append(f"{folder / image}: the image has no votes in {path.name}")
+    images = []
+    for image, line in sorted(lines.items()):
+        if image not in there:
+            faults.append(f"{path.name}, line {line}: votes for '{image}', which is not in {folder}")
+            continue
+        try:
+            images.append(_read_image(there[image], image_size))
+        except Exception as error:  # Pillow's decoders raise of many kinds; all mean that the file cannot be read
+            faults.append(f"{there[image]}: the image cannot be read: {error}")
+    if not faults and len(images) < 5:
+        faults.append(f"{path.name}: {len(images)} image(s), expected at least 5, or they cannot be split 60/20/20")
+    if faults:
+        shown = [*faults[:_SHOWN_FAULTS], *([f"and {len(faults) - 20} more"] if len(faults) > _SHOWN_FAULTS else [])]
+        raise InputError(f"{path} and {folder} are no set yet, {len(faults)} fault(s):\n  " + "\n  ".join(shown))
+    if any(image.ndim == 3 for image in images):
+        images = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in images]
+    arrays = {"images": np.stack(images), "counts": np.array([counts[image] for image in sorted(lines)])}
+    arrays |= {"class_names": np.array(class_names), "ids": np.array(sorted(lines))}
+    return _write(folders()[0] / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
+
+
+def _read_votes(path: Path, faults: list[str]) -> tuple[list[str], dict[str, list[int]], dict[str, int]]:
+    """Return the classes, each image's counts, and the line on which each image is first named."""
+    tally, lines = {}, {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            _check_header(path, header)
+            for cells in reader:
+                if any(map(str.strip, cells)):
+                    fault = _take_row(header, [cell.strip() for cell in cells], reader.line_num, tally, lines)
+                    faults += [f"{path.name}, line {reader.line_num}: {fault}"] if fault else []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
+    class_names = [column for column in header if column != "image"]
+    if "label" in header:
+        found = {label for of_image in tally.values() for label in of_image}
+        class_names = sorted(found, key=int if all(label.isdecimal() for label in found) else None)
+    return class_names, {image: [row.get(c, 0) for c in class_names] for image, row in tally.items()}, lines
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    found = f"{path.name}, line 1: the columns are {', '.join(header) or 'none'}"
+    if "image" not in header:
+        raise InputError(
+            f"{found}; expected 'image', and 'label' with one row a vote, or one column of counts a class with one row "
+            "an image, separated by commas"
+        )
+    if "" in header or len(set(header)) < len(header):
+        raise InputError(f"{found}; expected a name for each, all different")
+
+
+def _take_row(header: list[str], cells: list[str], line: int, tally: dict, lines: dict) -> str:
+    """Add one row of the table to the tally; return what is wrong with it, or nothing."""
+    if len(cells) != len(header):
+        return f"{len(cells)} cells, expected {len(header)}"
+    row = dict(zip(header, cells, strict=True))
+    name = PurePosixPath(row.pop("image"))
+    image = name.as_posix()
+    if image == ".":
+        return "no image is named"
+    if name.is_absolute() or ".." in name.parts:
+        return f"'{name}' leaves the folder of the images"
+    before = lines.setdefault(image, line)
+    if "label" in row:
+        if not row["label"]:
+            return f"the label of '{image}' is empty"
+        tally.setdefault(image, defaultdict(int))[row["label"]] += 1
+        return ""
+    if before != line:
+        return f"a second row for '{image}', after line {before}"
+    wrong = [f"'{c}' is {cell or 'empty'}" for c, cell in row.items() if not re.fullmatch("[0-9]{1,9}", cell)]
+    if wrong:
+        return f"{', '.join(wrong)}; expected whole numbers of at least 0"
+    tally[image] = {c: int(cell) for c, cell in row.items()}
+    return "" if any(tally[image].values()) else f"'{image}' has no votes"
+
+
+def _read_image(path: Path, size: int) -> np.ndarray:
+    """Return an image as uint8 (size, size), or (size, size, 3) if it has colour."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        if file.mode not in _GREY_MODES + _COLOUR_MODES:
+            raise InputError(f"its pixels are of mode {file.mode}, expected 8 bits a channel, grey or colour")
+        upright = ImageOps.exif_transpose(file).convert("L" if file.mode in _GREY_MODES else "RGB")
+    return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _write(path: Path, write: Callable) -> Path:
+    """Write a file under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def own_or_example(votes_csv: str | None, image_folder: str | None, study) -> tuple[str, Path, Path]:
+    """Return a name for a user's set, its CSV file and its folder; without files, those of an example."""
+    given = (votes_csv, image_folder)
+    if given == (None, None):
+        shared, n_images = study.shared, study.changed.get("n_images", EXAMPLE_IMAGES)
+        return "example", *write_example(n_images, shared["image_size"], shared["data_seed"])
+    if not all(isinstance(path, str) for path in given):
+        raise InputError(
+            f"votes_csv is {votes_csv!r} and image_folder {image_folder!r}, expected two paths, or neither"
+        )
+    if seed := study.changed.get("data_seed"):
+        raise InputError(f"parameter 'data_seed' is {seed}, expected 0: your files are read, not generated")
+    return "own", Path(votes_csv), Path(image_folder)
+
+
+def write_example(n_images: int, image_size: int, seed: int) -> tuple[Path, Path]:
+    """Write synthetic images as PNG files and the votes of simulated annotators as a CSV file.
+
+    Returns
+    -------
+    tuple of Path
+        The CSV file, one row a vote, and the folder of the images.
+    """
+    from PIL import Image
+
+    from beyond_hard_labels import shapes
+
+    data = shapes.synthetic(n_images, image_size, seed)
+    ratings = votes.simulate(data.truth, EXAMPLE_VOTES, seed)
+    target = build_folder() / "example"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".example-", dir=target.parent))
+    try:
+        (temporary / "images").mkdir()
+        rows = ["image,label,annotator"]
+        for image_id, image, labels in zip(data.ids, data.images, ratings, strict=True):
+            Image.fromarray(image.transpose(1, 2, 0)).save(temporary / "images" / f"{image_id}.png")
+            rows += [f"{image_id}.png,{data.class_names[c]},{annotator}" for annotator, c in enumerate(labels)]
+        (temporary / "votes.csv").write_text("\n".join(rows) + "\n", "utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target / "votes.csv", target / "images"

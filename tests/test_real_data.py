@@ -1,0 +1,631 @@
+import csv
+import itertools
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beyond_hard_labels import InputError, real_data, report, runs, study, votes
+from conftest import TINY, sets
+
+CLASSES = ("cat", "dog", "owl")
+SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")}
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+@pytest.fixture
+def counts():
+    """Votes of ten images: some unanimous, some divided, one tied."""
+    drawn = np.random.default_rng(0).integers(0, 5, (10, 3))
+    drawn[:, 0] += 1
+    drawn[:2] = [[4, 0, 0], [2, 2, 0]]
+    return drawn
+
+
+@pytest.fixture
+def files(tmp_path, counts):
+    """A folder of ten colour images, two of them in a folder of their own, and both tables of their votes."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    image_names = [f"{'more/' if i > 7 else ''}{i:02d}.png" for i in range(10)]
+    for name, pixels in zip(image_names, pictures(), strict=True):
+        Image.fromarray(pixels).save(folder / name)
+    by_vote = [
+        (name, CLASSES[c], f"annotator {i}")
+        for name, row in zip(image_names, counts, strict=True)
+        for i, c in enumerate(np.repeat(range(3), row))
+    ]
+    write_csv(tmp_path / "votes.csv", [("image", "label", "annotator"), *by_vote])
+    by_image = [(name, *row) for name, row in zip(image_names, counts.tolist(), strict=True)]
+    write_csv(tmp_path / "counts.csv", [("image", *CLASSES), *by_image])
+    return tmp_path
+
+
+def pictures():
+    return np.random.default_rng(1).integers(0, 256, (10, 20, 20, 3), np.uint8)
+
+
+def make(files, table="votes.csv", size=20, name="mine"):
+    return real_data.import_votes(name, files / table, files / "images", size)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def put(name="set", folder=None, **changes):
+    """Write a file into the cache, a good set but for the changes."""
+    arrays = {
+        "images": np.arange(6 * 16 * 16, dtype=np.uint8).reshape(6, 16, 16),
+        "counts": np.array([[3, 1]] * 6),
+        "class_names": np.array(["a", "b"]),
+        "labels": np.zeros(6, int),
+    }
+    arrays = {part: array for part, array in (arrays | changes).items() if array is not None}
+    path = (folder or real_data.folders()[1]) / f"{name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return path
+
+
+# Tables and folders
+
+
+@pytest.mark.parametrize("table", ["votes.csv", "counts.csv"])
+def test_both_forms_of_the_table_give_the_votes_and_the_pixels_that_went_in(files, counts, table):
+    make(files, table)
+    data = real_data.read("mine")
+    assert np.array_equal(data.votes, counts)
+    assert np.array_equal(data.images, pictures().transpose(0, 3, 1, 2))
+    assert np.array_equal(data.truth, counts / counts.sum(axis=1, keepdims=True))
+    assert (data.name, data.class_names) == ("mine", CLASSES)
+    assert data.ids == (*(f"{i:02d}.png" for i in range(8)), "more/08.png", "more/09.png")
+
+
+def test_both_forms_and_any_order_of_rows_give_the_same_file(files):
+    prints = []
+    for table in ("votes.csv", "counts.csv"):
+        for reverse in (False, True):
+            header, *rows = (files / table).read_text().splitlines()
+            (files / table).write_text("\n".join([header, *(rows[::-1] if reverse else rows)]))
+            make(files, table)
+            prints.append(real_data.fingerprint("mine"))
+    assert len(set(prints)) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [(["10", "9", "2"], ("2", "9", "10")), (["10", "9", "b"], ("10", "9", "b"))],
+    ids=["numbers by size", "others by alphabet"],
+)
+def test_the_classes_of_single_votes_have_a_stated_order(files, labels, order):
+    text = (files / "votes.csv").read_text()
+    for old, new in zip(CLASSES, labels, strict=True):
+        text = text.replace(old, new)
+    (files / "votes.csv").write_text(text)
+    make(files)
+    assert real_data.read("mine").class_names == order
+
+
+def test_a_table_from_a_spreadsheet_is_read_with_its_mark_spaces_and_empty_lines(files, counts):
+    text = (files / "counts.csv").read_text().replace(",", " , ").replace("\n", "\r\n") + "\r\n,,,\r\n"
+    (files / "counts.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    make(files, "counts.csv")
+    assert np.array_equal(real_data.read("mine").votes, counts)
+
+
+def test_a_set_is_grey_if_all_files_are_and_in_colour_if_one_is_not(files):
+    for path in (files / "images").rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    make(files, name="grey")
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(files / "images" / "00.png")
+    make(files, name="mixed")
+    grey, mixed = real_data.read("grey"), real_data.read("mixed")
+    assert (grey.images.shape[1], mixed.images.shape[1]) == (1, 3)
+    assert np.array_equal(mixed.images[1:], np.repeat(grey.images[1:], 3, axis=1))
+    assert mixed.images[0, :, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "channels"),
+    [("L", "jpg", 1), ("LA", "png", 1), ("1", "bmp", 1), ("RGB", "jpg", 3), ("RGBA", "png", 3), ("P", "gif", 3)],
+)
+def test_whatever_pillow_opens_becomes_grey_or_colour(tmp_path, mode, suffix, channels):
+    (tmp_path / "images").mkdir()
+    for i in range(5):
+        Image.fromarray(pictures()[i]).convert(mode).save(tmp_path / "images" / f"{i}.{suffix}")
+    write_csv(tmp_path / "counts.csv", [("image", "a", "b"), *((f"{i}.{suffix}", 1, i) for i in range(5))])
+    make(tmp_path, "counts.csv")
+    assert real_data.read("mine").images.shape == (5, channels, 20, 20)
+
+
+def test_an_image_is_squeezed_into_the_square_and_not_cropped(files):
+    wide = np.zeros((20, 80, 3), np.uint8)
+    wide[:, 40:] = 200
+    Image.fromarray(wide).save(files / "images" / "00.png")
+    make(files, size=16)
+    squeezed = real_data.read("mine").images[0]
+    assert (squeezed[:, :, :6] == 0).all()
+    assert (squeezed[:, :, 10:] == 200).all()
+
+
+def test_an_image_is_turned_as_its_camera_says(files):
+    picture = Image.fromarray(pictures()[0])
+    exif = picture.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    picture.save(files / "images" / "00.png", exif=exif)
+    make(files)
+    turned = np.rot90(pictures()[0], k=-1)
+    assert np.array_equal(real_data.read("mine").images[0], turned.transpose(2, 0, 1))
+
+
+FAULTS = {
+    "an image without votes": (
+        lambda f: Image.new("L", (20, 20)).save(f / "images" / "new.png"),
+        "images/new.png: the image has no votes in counts.csv",
+    ),
+    "votes for an image that is not there": (
+        lambda f: (f / "images" / "03.png").unlink(),
+        "counts.csv, line 5: votes for '03.png', which is not in",
+    ),
+    "a truncated image": (
+        lambda f: (f / "images" / "03.png").write_bytes((f / "images" / "03.png").read_bytes()[:300]),
+        "images/03.png: the image cannot be read: ",
+    ),
+    "a file that is no image": (
+        lambda f: (f / "images" / "03.png").write_text("no image"),
+        "images/03.png: the image cannot be read: cannot identify",
+    ),
+    "an image of 16 bits": (
+        lambda f: Image.fromarray(np.zeros((20, 20), np.uint16)).save(f / "images" / "03.png"),
+        "images/03.png: the image cannot be read: its pixels are of mode I;16, expected 8 bits a channel",
+    ),
+    "a negative count": (
+        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,-4,"),
+        "counts.csv, line 2: 'cat' is -4; expected whole numbers of at least 0",
+    ),
+    "a fractional count": (
+        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,4.5,"),
+        "counts.csv, line 2: 'cat' is 4.5; expected whole numbers",
+    ),
+    "an empty count": (
+        lambda f: edit(f / "counts.csv", "00.png,4,0", "00.png,4,"),
+        "counts.csv, line 2: 'dog' is empty; expected whole numbers",
+    ),
+    "a row of zeros": (
+        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,0,"),
+        "counts.csv, line 2: '00.png' has no votes",
+    ),
+    "a row with a cell too few": (
+        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,"),
+        "counts.csv, line 2: 3 cells, expected 4",
+    ),
+    "a second row for an image": (
+        lambda f: edit(f / "counts.csv", "01.png", "00.png"),
+        "counts.csv, line 3: a second row for '00.png', after line 2",
+    ),
+    "no name": (lambda f: edit(f / "counts.csv", "01.png", ""), "counts.csv, line 3: no image is named"),
+    "a name that leaves the folder": (
+        lambda f: edit(f / "counts.csv", "01.png", "../x.png"),
+        "counts.csv, line 3: '../x.png' leaves the folder of the images",
+    ),
+    "a name from the root": (
+        lambda f: edit(f / "counts.csv", "01.png", "/x.png"),
+        "counts.csv, line 3: '/x.png' leaves the folder",
+    ),
+    "no column of images": (
+        lambda f: edit(f / "counts.csv", "image", "file"),
+        "counts.csv, line 1: the columns are file, cat, dog, owl; expected 'image', and 'label'",
+    ),
+    "semicolons": (
+        lambda f: (f / "counts.csv").write_text((f / "counts.csv").read_text().replace(",", ";")),
+        "the columns are image;cat;dog;owl; expected 'image'",
+    ),
+    "two columns of one name": (
+        lambda f: edit(f / "counts.csv", "dog", "cat"),
+        "the columns are image, cat, cat, owl; expected a name for each, all different",
+    ),
+    "a single class": (
+        lambda f: write_csv(f / "counts.csv", [("image", "cat"), *((f"0{i}.png", 1) for i in range(8))]),
+        "counts.csv: 1 class(es), expected at least 2",
+    ),
+    "an empty table": (lambda f: (f / "counts.csv").write_text(""), "counts.csv, line 1: the columns are none"),
+    "a header only": (
+        lambda f: (f / "counts.csv").write_text("image,label\n"),
+        "counts.csv: 0 class(es), expected at least 2",
+    ),
+    "no table": (lambda f: (f / "counts.csv").unlink(), "counts.csv cannot be read as a CSV file in UTF-8: "),
+    "a table in another encoding": (
+        lambda f: (f / "counts.csv").write_bytes("image,Käse\n".encode("latin-1")),
+        "counts.csv cannot be read as a CSV file in UTF-8: ",
+    ),
+    "no folder": (lambda f: (f / "images").rename(f / "pictures"), "there is no folder of images"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_named_with_its_place_and_nothing_is_left_behind(files, spoil, message):
+    make(files, "counts.csv", name="before")
+    spoil(files)
+    with pytest.raises(InputError) as raised:
+        make(files, "counts.csv")
+    assert message in str(raised.value)
+    assert [path.name for path in (runs.build_folder() / "sets").iterdir()] == ["before.npz"]
+
+
+def test_an_empty_label_is_named(files):
+    edit(files / "votes.csv", "00.png,cat", "00.png,")
+    with pytest.raises(InputError, match=r"votes\.csv, line 2: the label of '00\.png' is empty"):
+        make(files)
+
+
+def test_all_faults_are_listed_at_once_up_to_twenty(files):
+    edit(files / "counts.csv", "00.png,4,", "00.png,-4,")
+    (files / "images" / "03.png").write_text("no image")
+    Image.new("L", (20, 20)).save(files / "images" / "new.png")
+    with pytest.raises(InputError, match="3 fault") as raised:
+        make(files, "counts.csv")
+    assert all(part in str(raised.value) for part in ("line 2", "03.png", "new.png"))
+    for i in range(30):
+        Image.new("L", (20, 20)).save(files / "images" / f"new_{i}.png")
+    with pytest.raises(InputError, match="33 fault") as raised:
+        make(files, "counts.csv")
+    assert len(str(raised.value).splitlines()) == 22
+    assert str(raised.value).endswith("and 13 more")
+
+
+def test_files_that_are_no_images_are_passed_over(files):
+    (files / "images" / "notes.txt").write_text("taken on a Monday")
+    (files / "images" / "._00.png").write_text("what a system leaves behind")
+    make(files)
+    assert len(real_data.read("mine").ids) == 10
+
+
+@pytest.mark.parametrize("name", ["synthetic", "../out", "a/b", "", ".hidden"])
+def test_a_set_has_a_plain_name_that_is_not_taken(files, name):
+    with pytest.raises(InputError, match="the set's name is"):
+        make(files, name=name)
+
+
+def test_a_side_that_no_run_could_take_is_refused(files):
+    with pytest.raises(InputError, match="image_size is 8, expected an integer, at least 16"):
+        make(files, size=8)
+
+
+def test_too_few_images_for_a_split_are_refused(files):
+    write_csv(files / "counts.csv", [("image", "a", "b"), ("08.png", 1, 2), ("09.png", 2, 1)])
+    (files / "images").rename(files / "all")
+    (files / "all" / "more").rename(files / "images")
+    with pytest.raises(InputError, match=r"2 image.*expected at least 5"):
+        make(files, "counts.csv")
+
+
+def test_a_set_that_cannot_be_written_leaves_the_one_before(files, monkeypatch):
+    make(files)
+    before = real_data.fingerprint("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", lambda file, **arrays: file.write(b"half") / 0)
+        with pytest.raises(ZeroDivisionError):
+            make(files, size=30)
+    assert [path.name for path in (runs.build_folder() / "sets").iterdir()] == ["mine.npz"]
+    assert real_data.fingerprint("mine") == before
+
+
+# Files of sets
+
+
+def test_a_set_is_looked_up_among_the_users_own_first_then_in_the_cache():
+    put(class_names=np.array(["cache", "b"]))
+    assert real_data.read("set").class_names == ("cache", "b")
+    put(class_names=np.array(["own", "b"]), folder=runs.build_folder() / "sets")
+    assert real_data.read("set").class_names == ("own", "b")
+    assert real_data.names() == ["synthetic", "set"]
+
+
+def test_a_cache_that_cannot_be_written_to_will_do():
+    path = put()
+    path.chmod(stat.S_IRUSR)
+    path.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    before = sorted(path.parent.iterdir())
+    assert len(real_data.read("set").ids) == 6
+    assert len(real_data.fingerprint("set")) == 64
+    assert sorted(path.parent.iterdir()) == before
+
+
+def test_without_a_cache_of_its_own_the_platforms_is_taken(monkeypatch, tmp_path):
+    monkeypatch.delenv("BHL_DATA_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    put()
+    assert (tmp_path / "home") in real_data.locate("set").parents
+
+
+def test_a_published_file_is_read_as_the_contract_says():
+    colour = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
+    put(images=colour)
+    data = real_data.read("set")
+    assert np.array_equal(data.images, colour.transpose(0, 3, 1, 2))
+    assert data.truth[0].tolist() == [0.75, 0.25]
+    assert data.ids == tuple(f"set-0000{i}" for i in range(6))
+    assert real_data.read("set", 2).ids == data.ids[:2]
+
+
+def test_a_file_that_changed_is_read_again():
+    put()
+    assert len(real_data.read("set").ids) == 6
+    put(images=np.zeros((7, 16, 16), np.uint8), counts=np.array([[1, 1]] * 7))
+    assert len(real_data.read("set").ids) == 7
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BHL_BUILD_DIR"] + "-evil",)
+
+
+def objects(*values):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+BROKEN = {
+    "images of floats": ({"images": np.zeros((6, 16, 16))}, r"images is float64 \(6, 16, 16\), expected uint8"),
+    "images that are not square": ({"images": np.zeros((6, 16, 20), np.uint8)}, r"images is uint8 \(6, 16, 20\)"),
+    "four channels": ({"images": np.zeros((6, 16, 16, 4), np.uint8)}, r"images is uint8 \(6, 16, 16, 4\)"),
+    "one flat array": ({"images": np.zeros(6, np.uint8)}, r"images is uint8 \(6,\)"),
+    "small images": ({"images": np.zeros((6, 8, 8), np.uint8)}, "H at least 16"),
+    "counts of other images": ({"counts": np.ones((5, 2), int)}, r"counts is int64 \(5, 2\), expected \(6, 2\)"),
+    "counts of other classes": ({"counts": np.ones((6, 3), int)}, r"counts is int64 \(6, 3\), expected \(6, 2\)"),
+    "an image without votes": (
+        {"counts": np.array([[1, 0]] * 5 + [[0, 0]])},
+        r"counts: .*without any vote: 5 \[0, 0\]",
+    ),
+    "negative counts": ({"counts": np.array([[1, -1]] * 6)}, r"counts: .*negative: 0 \[1, -1\]"),
+    "counts of text": ({"counts": np.full((6, 2), "1")}, "counts: votes are of type"),
+    "names of numbers": ({"class_names": np.arange(2)}, r"class_names is int64 \(2,\), expected text"),
+    "one name twice": ({"class_names": np.array(["a", "a"])}, "class_names .* all different"),
+    "one class": ({"class_names": np.array(["a"]), "counts": np.ones((6, 1), int)}, "K at least 2"),
+    "ids of other images": ({"ids": np.array(["x", "y"])}, r"ids is <U1 \(2,\), expected text \(6,\)"),
+    "no images": ({"images": None}, "it has no array 'images'"),
+    "no counts": ({"counts": None}, "it has no array 'counts'"),
+    "no class names": ({"class_names": None}, "it has no array 'class_names'"),
+    "names that are pickled": ({"class_names": objects("a", Evil())}, "allow_pickle=False"),
+    "counts that are pickled": ({"counts": objects(*[Evil()] * 6)}, "allow_pickle=False"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_file_that_is_no_set_is_named_with_what_was_expected(changes, message):
+    path = put(**changes)
+    with pytest.raises(InputError, match=message) as raised:
+        real_data.read("set")
+    assert str(raised.value).startswith(str(path))
+    assert not Path(os.environ["BHL_BUILD_DIR"] + "-evil").exists()
+
+
+def test_a_file_cut_short_at_any_place_is_named():
+    path = put()
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 97):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=f"{path} is not a set of images"):
+            real_data.read("set")
+
+
+def test_a_file_with_a_changed_byte_of_content_is_named():
+    path = put()
+    whole = bytearray(path.read_bytes())
+    whole[700] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="is not a set of images: Bad CRC-32"):
+        real_data.read("set")
+
+
+@pytest.mark.parametrize("kind", ["text", "npy", "pickle"])
+def test_a_foreign_file_is_named_and_not_unpickled(kind):
+    import pickle
+
+    path = put()
+    if kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        path.write_bytes(b"image,label\n" if kind == "text" else pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=f"{path} is not a set of images: it is not a zip archive"):
+        real_data.read("set")
+    assert not Path(os.environ["BHL_BUILD_DIR"] + "-evil").exists()
+
+
+# Studies
+
+
+def test_an_unknown_set_is_refused_with_what_is_here():
+    put("seven")
+    with pytest.raises(InputError, match="'dataset' is 'six', expected one of synthetic, seven; "):
+        study.plan("smoke", dataset="six")
+
+
+@pytest.mark.parametrize("name", ["../set", "sub/set", "*", ""])
+def test_a_name_that_is_a_path_or_a_pattern_finds_nothing(name):
+    put()
+    put(folder=real_data.folders()[1] / "sub")
+    with pytest.raises(InputError, match="'dataset' is"):
+        study.plan("smoke", dataset=name)
+
+
+def test_the_file_decides_number_and_size_and_fewer_images_may_be_asked_for():
+    put()
+    spec = study.plan("smoke", dataset="set").spec("soft", 0)
+    assert (spec.n_images, spec.image_size, spec.data_seed) == (6, 16, 0)
+    fewer = study.plan("smoke", dataset="set", n_images=5).spec("soft", 0)
+    assert study.images_of(fewer).ids == study.images_of(spec).ids[:5]
+    assert fewer.key != spec.key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_images": 7}, "'n_images' is 7, expected at most the 6 images of set"),
+        (
+            {"image_size": 32},
+            "'image_size' is 32, and the images of set have 16 .* bhl data import set --image-size 32",
+        ),
+        ({"data_seed": 1}, "'data_seed' is 1, expected 0"),
+        ({"n_images": 7, "data_seed": 1}, "'n_images' is 7.*'data_seed' is 1"),
+    ],
+)
+def test_what_the_file_cannot_give_is_refused(changes, message):
+    put()
+    with pytest.raises(InputError, match=message):
+        study.plan("smoke", dataset="set", **changes)
+
+
+def test_a_changed_file_makes_its_runs_stale_and_no_others():
+    for name in ("set", "other"):
+        put(name)
+    specs = [study.plan("smoke", dataset=name, **SMALL).spec("soft", 0) for name in ("set", "other")]
+    specs.append(study.plan("smoke", **TINY).spec("soft", 0))
+    for spec in specs:
+        study.execute(spec)
+    assert all(map(runs.find, specs))
+    put("set", counts=np.array([[1, 3]] * 6))
+    assert [runs.find(spec) is not None for spec in specs] == [False, True, True]
+    assert study.find_or_train(specs[0])[0].truth[0].tolist() == [0.25, 0.75]
+
+
+def test_the_same_file_under_a_newer_date_keeps_its_runs():
+    path = put()
+    spec = study.plan("smoke", dataset="set", **SMALL).spec("soft", 0)
+    study.execute(spec)
+    os.utime(path, (0, 0))
+    assert runs.find(spec) is not None
+
+
+@pytest.mark.parametrize(("channels", "colour"), [*itertools.product((1, 3), (False, True))], ids=str)
+def test_grey_and_colour_sets_train_on_both_kinds_of_label(channels, colour):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 28, 28, 3)[: 3 + channels // 3], np.uint8)
+    put(images=images, counts=rng.multinomial(9, [0.5, 0.5], 40))
+    made = study.plan("smoke", dataset="set", augment_colour=colour, augment_zoom=True, **SMALL)
+    for run in (study.find_or_train(spec)[0] for spec in made.specs()):
+        assert run.predicted.shape == (8, 2)
+        assert np.isfinite(run.predicted).all()
+        assert run.predicted.std() > 0
+
+
+def test_votes_that_are_unanimous_train_both_arms_to_equal_bits():
+    put(
+        images=np.random.default_rng(0).integers(0, 256, (20, 16, 16), np.uint8),
+        counts=np.eye(2, dtype=int)[[0, 1] * 10],
+    )
+    hard, soft = (study.find_or_train(spec)[0] for spec in study.plan("smoke", dataset="set", **SMALL).specs())
+    assert np.array_equal(hard.predicted, soft.predicted)
+
+
+def test_ties_of_real_votes_are_counted_in_the_manifest():
+    put(counts=np.array([[2, 2]] * 6))
+    run, _ = study.find_or_train(study.plan("smoke", dataset="set", **SMALL).spec("hard", 0))
+    assert run.manifest["tied_training_images"] == 4
+
+
+def test_a_description_says_what_the_votes_are():
+    put(counts=np.array([[2, 2], [3, 0], [0, 5], [1, 2], [2, 2], [4, 0]]))
+    found = report.describe(real_data.read("set"))
+    assert (found["votes_least"], found["votes_most"], found["tied"], found["unanimous"]) == (3, 5, 2, 0.5)
+    table = report.description(real_data.read("set")).set_index("what")["value"]
+    assert table["images"] == "6, grey, 16 × 16 pixels"
+    assert table["images with a tied majority"] == "2 of 6"
+
+
+# The command and the notebook
+
+
+def test_the_command_makes_describes_and_trains_a_set(bhl, files):
+    done = bhl("data", "import", "mine", "--votes", files / "votes.csv", "--images", files / "images")
+    assert done.stdout.startswith("10 images, ")
+    assert json.loads(bhl("data", "describe", "mine", "--json").stdout)["shape"] == [3, 32, 32]
+    shown = bhl("run", "--dataset", "mine", "--labels", "soft", "--split", 0, "--json", *sets(epochs=1))
+    assert json.loads(shown.stdout)["trained"], shown.stderr
+    studied = bhl("study", "--profile", "smoke", *sets(dataset="mine", **SMALL))
+    assert len(studied.stdout.splitlines()) == 3, studied.stderr
+
+
+def test_the_command_lists_the_faults_of_files_and_ends_with_code_two(bhl, files):
+    edit(files / "counts.csv", "00.png,4,", "00.png,-4,")
+    edit(files / "counts.csv", "01.png,2,", "01.png,x,")
+    done = bhl("data", "import", "mine", "--votes", files / "counts.csv", "--images", files / "images")
+    assert done.returncode == 2
+    first, *listed = done.stderr.splitlines()
+    assert first.endswith("2 fault(s):")
+    assert [line.strip()[:18] for line in listed] == ["counts.csv, line 2", "counts.csv, line 3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["book", "--profile", "smoke", "--set", "dataset=set"], "'dataset' is 'set', expected synthetic in the book"),
+        (["data", "export", "set", "out"], "set has real votes, and export simulates them"),
+    ],
+    ids=["book", "export"],
+)
+def test_what_is_about_the_synthetic_set_refuses_others(bhl, arguments, message):
+    put()
+    done = bhl(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_chapter_refuses_another_set_and_takes_its_own_names():
+    put()
+    with pytest.raises(InputError, match="expected synthetic in the book"):
+        study.from_notebook({"profile": "smoke", "dataset": "set"})
+    with pytest.raises(InputError, match="unknown parameter 'votes_csv'"):
+        study.from_notebook({"profile": "smoke", "votes_csv": None})
+    own = ("votes_csv",)
+    assert study.from_notebook({"profile": "smoke", "votes_csv": "x"}, own=own) == study.plan("smoke")
+
+
+def test_a_study_goes_over_to_a_file_with_its_other_parameters():
+    put()
+    gone_over = study.plan("smoke", epochs=7, data_seed=3).on("set")
+    assert gone_over == study.plan("smoke", epochs=7, dataset="set")
+    with pytest.raises(InputError, match="'n_images' is 100"):
+        study.plan("smoke", n_images=100).on("set")
+
+
+def test_a_seed_of_the_data_is_refused_with_files():
+    with pytest.raises(InputError, match="'data_seed' is 3, expected 0"):
+        real_data.own_or_example("votes.csv", "images", study.plan("smoke", data_seed=3))
+
+
+@pytest.mark.parametrize("given", [("votes.csv", None), (None, "images"), (1, 2)], ids=str)
+def test_one_path_alone_is_refused(given):
+    with pytest.raises(InputError, match="expected two paths, or neither"):
+        real_data.own_or_example(*given, study.plan("smoke"))
+
+
+def test_the_example_has_the_asked_size_and_its_votes_follow_the_exact_distributions():
+    from beyond_hard_labels import shapes
+
+    made = study.plan("smoke", n_images=50, image_size=20, data_seed=2)
+    real_data.import_votes(*(parts := real_data.own_or_example(None, None, made)), 20)
+    data, exact = real_data.read(parts[0]), shapes.synthetic(50, 20, 2)
+    assert np.array_equal(data.images, exact.images)
+    assert set(data.votes.sum(axis=1)) == {real_data.EXAMPLE_VOTES}
+    assert data.class_names == exact.class_names
+    assert (data.votes[exact.truth == 0] == 0).all()
+    assert np.array_equal(data.votes, votes.count(votes.simulate(exact.truth, real_data.EXAMPLE_VOTES, 2), 6))
+    first = real_data.fingerprint("example")
+    real_data.import_votes(*real_data.own_or_example(None, None, made), 20)
+    assert real_data.fingerprint("example") == first
