@@ -248,3 +248,23 @@ def test_a_bad_page_is_found_out(browser, tmp_path):
         assert "color-contrast (serious)" in "\n".join(record["axe"])
         assert nameless(*record["images"][0])
         assert dead({"bad.html": record}, tmp_path, site) == ["bad.html: nowhere.html#", "bad.html: bad.html#nowhere"]
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"),
+    [
+        pytest.param("", "1 skipped", id="skipped by default"),
+        pytest.param("true", "1 error", id="an error where CI is set"),
+    ],
+)
+def test_without_a_browser_tests_say_so(tmp_path, ci, outcome):
+    test = f"{__file__}::{test_a_bad_page_is_found_out.__name__}"
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test],
+        env={**os.environ, "PATH": str(tmp_path), "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome in ran.stdout
+    assert "no browser for the tests of the pages: none of chromium, chromium-browser, google-chrome" in ran.stdout
