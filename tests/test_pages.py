@@ -187,11 +187,20 @@ def test_the_first_address_leads_to_the_first_page(browser, site):
         assert (page.locator("article h1").count(), wrong) == (1, [])
 
 
-def test_a_page_works_from_the_disk(browser, html):
-    with opened(browser, (html / "notebooks" / "02_labels.html").as_uri()) as (page, wrong):
-        assert wrong == []
+@pytest.mark.parametrize("name", ["02_labels", "05_tsne"])
+def test_a_page_works_from_the_disk(browser, html, name):
+    with opened(browser, (html / "notebooks" / f"{name}.html").as_uri()) as (page, wrong):
         assert page.evaluate(FACTS)["unset_maths"] == []
-        assert page.evaluate(FACTS)["maths"] > 0
+        if name == "02_labels":
+            assert page.evaluate(FACTS)["maths"] > 0
+        else:
+            page.locator(".bhl-panel tbody td", has_text=".").first.wait_for()
+        assert wrong == []
+
+
+def test_every_page_is_smaller_than_three_megabytes(html):
+    sizes = {path.name: path.stat().st_size for path in html.rglob("*.html")}
+    assert max(sizes.values()) < 3_000_000, sizes
 
 
 def test_the_download_button_gives_the_executed_notebook(browser, visits, site):
@@ -248,3 +257,23 @@ def test_a_bad_page_is_found_out(browser, tmp_path):
         assert "color-contrast (serious)" in "\n".join(record["axe"])
         assert nameless(*record["images"][0])
         assert dead({"bad.html": record}, tmp_path, site) == ["bad.html: nowhere.html#", "bad.html: bad.html#nowhere"]
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"),
+    [
+        pytest.param("", "1 skipped", id="skipped by default"),
+        pytest.param("true", "1 error", id="an error where CI is set"),
+    ],
+)
+def test_without_a_browser_tests_say_so(tmp_path, ci, outcome):
+    test = f"{__file__}::{test_a_bad_page_is_found_out.__name__}"
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test],
+        env={**os.environ, "PATH": str(tmp_path), "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome in ran.stdout
+    assert "no browser for the tests of the pages: none of chromium, chromium-browser, google-chrome" in ran.stdout

@@ -113,6 +113,23 @@ def test_a_table_can_be_downloaded_as_csv_without_the_marks_of_type_and_links():
     assert base64.b64decode(address).decode() == 'run,x,i\nab,1.5,"0.1 (from [-1, 2])"\n'
 
 
+@pytest.mark.parametrize(
+    ("column", "rule", "shown"),
+    [
+        pytest.param(["0.10 ± 0.02", "**1.00 ± 0.30**"], "---:", "0.10 ± 0.02", id="mean and deviation"),
+        pytest.param(["[-0.1, +0.2]", "[+1.0, +2.0]"], "---:", "[-0.1, +0.2]", id="interval"),
+        pytest.param(["< 0.001", "0.200"], "---:", "< 0.001", id="bound"),
+        pytest.param([0.5, 0.125], "---:", "0.500", id="equal decimals"),
+        pytest.param(["2.14.1", "2"], ":---", "2.14.1", id="release"),
+        pytest.param(["32 px", "2"], ":---", "32 px", id="text among numbers"),
+        pytest.param([None, None], ":---", "–", id="nothing"),
+    ],
+)
+def test_a_column_of_a_markdown_table_is_aligned_by_what_it_holds(column, rule, shown):
+    lines = report.markdown_table(pd.DataFrame({"a": column})).splitlines()
+    assert lines[1:3] == [f"| {rule} |", f"| {shown} |"]
+
+
 def test_the_spread_of_ambiguity_runs_from_the_surest_to_the_least_sure():
     truth = np.array([[0.5, 0.5], [1.0, 0.0], [0.8, 0.2]])
     assert report.spread_of_ambiguity(truth, 3).tolist() == [1, 2, 0]

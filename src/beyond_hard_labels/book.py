@@ -201,6 +201,7 @@ def execute(source: Path, target: Path, study: Study, cell_timeout: float) -> No
     """
     import papermill
 
+    os.environ.pop("MPLBACKEND", None)  # kernels show figures in the page; with another backend they show none
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that our own check has accepted
     failed = target.with_name(f"{source.stem}.failed.ipynb")
     parameters = {"profile": study.profile, **study.changed}
