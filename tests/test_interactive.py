@@ -15,10 +15,6 @@ from beyond_hard_labels import interactive, metrics, plots, report, runs, shapes
 from beyond_hard_labels.images import LabelledImages
 from conftest import ROOT, TINY, sets
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 ARMS = ("hard", "soft")
 
 

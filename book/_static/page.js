@@ -10,6 +10,10 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const toggle of document.querySelectorAll("details.hide > summary")) {
     toggle.removeAttribute("aria-label");
   }
+  // The arrows that open a part of the table of contents are named after that part.
+  for (const toggle of document.querySelectorAll(".has-children > details > summary")) {
+    toggle.setAttribute("aria-label", `Pages under ${toggle.closest("li").firstElementChild.textContent}`);
+  }
   // The bibliography is a list, so its entries are items; their own role is deprecated.
   for (const entry of document.querySelectorAll(".citation-list > .citation")) {
     entry.setAttribute("role", "listitem");
