@@ -15,10 +15,12 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+THEMES_OWN = ("search.html", "genindex.html")
 AXE = {"resultTypes": ["violations"], "preload": False}  # preloading would request style sheets a second time
 FACTS = """() => ({
     unset_maths: [...document.querySelectorAll(".math")].filter(m => !m.querySelector("mjx-container") ||
         m.querySelector("mjx-merror, [data-mml-node=merror]")).map(m => m.textContent.slice(0, 80)),
+    badges: document.querySelectorAll(".profile-badge").length,
     maths: document.querySelectorAll(".math").length,
     headings: [...document.querySelectorAll("h1")].filter(h => h.offsetParent).map(h => h.textContent),
     images: [...document.querySelectorAll("img")].map(i => [i.getAttribute("src"), i.getAttribute("alt")]),
@@ -145,6 +147,10 @@ def test_pages_fit_a_phone(visits):
 
 def test_pages_have_no_serious_fault_of_accessibility(visits):
     nothing(visits, "axe")
+
+
+def test_every_page_says_which_profile_data_and_device_it_shows(visits):
+    assert [path for path, record in visits.items() if not record["badges"] and path not in THEMES_OWN] == []
 
 
 def test_pages_have_one_heading_of_the_first_rank(visits):
