@@ -168,7 +168,9 @@
       for (const content of [run.labels, run.split, value]) made.insertCell().textContent = content;
       made.cells[0].style.setProperty("--arm", content.colours[run.labels]);
       const [code, button] = ["code", "button"].map((tag) => document.createElement(tag));
-      code.textContent = run.command.replace("EPOCH", knobs.epoch.value);
+      for (const part of run.command.replace("EPOCH", knobs.epoch.value).split(/(?= --)/)) {
+        code.append(Object.assign(document.createElement("span"), { textContent: part })); // an option is not broken
+      }
       Object.assign(button, { type: "button", textContent: "Copy" });
       button.setAttribute("aria-label", `Copy the command of ${run.labels} labels, split ${run.split}`);
       button.addEventListener("click", () => copy(code));
