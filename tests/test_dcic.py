@@ -107,7 +107,7 @@ def test_classes_are_the_labels_that_occur_unless_they_are_known(tmp_path):
 
     changed = {NOTES: notes(rename)}
     assert read(tmp_path, class_names=None, **changed)["class_names"].tolist() == ["a new one", "g", "nr", "ug"]
-    with pytest.raises(InputError, match="class_label is 'a new one', expected one of g, nr, ug, or null"):
+    with pytest.raises(InputError, match="class_label is 'a new one', expected g, nr, ug or null"):
         read(tmp_path, **changed)
 
 
@@ -321,6 +321,20 @@ def test_more_raters_than_an_array_should_have_columns_are_refused(tmp_path, mon
     monkeypatch.setattr(dcic, "MOST_RATERS", 80)
     with pytest.raises(InputError, match="the number of raters is 81, expected 1 to 80"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("most", [60 * 32 * 32 - 1, 60 * 32 * 32], ids=["grey", "colour"])
+def test_more_pixels_than_memory_should_hold_are_refused(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(dcic, "MOST_BYTES", most)
+    coloured = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    with pytest.raises(InputError, match=rf"^MiceBone\.zip: .* bytes in memory, .* expected at most {most}"):
+        read(tmp_path, **{image(59): archives.png(coloured)})
+
+
+def test_a_null_for_an_image_that_is_not_there_is_skipped(tmp_path, found):
+    skipped = {"image_path": "MiceBone/fold1/gone.png", "class_label": None}
+    made = read(tmp_path, **{NOTES: notes(lambda sets: sets[3]["annotations"].append(skipped))})
+    assert np.array_equal(made["ratings"], found["ratings"])
 
 
 def test_a_member_that_holds_more_than_it_says_is_not_decompressed_beyond(tmp_path):

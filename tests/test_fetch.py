@@ -245,6 +245,13 @@ OTHERS = {
         lambda shelf: np.save(shelf / "cifar10h-counts.npy", np.array([{}] * 30, object), allow_pickle=True),
         "cifar10h-counts.npy is not an array of NumPy: Object arrays cannot be loaded",
     ),
+    "an array with a broken header": (
+        "cifar10h",
+        lambda shelf: (shelf / "cifar10h-counts.npy").write_bytes(
+            (shelf / "cifar10h-counts.npy").read_bytes().replace(b"}", b"\x00")
+        ),
+        "cifar10h-counts.npy is not an array of NumPy",
+    ),
     "an array that claims to be endless": (
         "cifar10h",
         lambda shelf: (shelf / "cifar10h-counts.npy").write_bytes(
@@ -372,6 +379,10 @@ HOSTILE = {
     "a name with control characters": (
         lambda shelf: with_member(shelf, "\x1b[2Jx"),
         "'\\x1b[2Jx' is a name that cannot be printed",
+    ),
+    "a member without a name": (
+        lambda shelf: [mice(shelf, xyz=b""), patch(shelf, b"xyz", b"\x00yz")],
+        "'' is a name that cannot be printed",
     ),
     "a link": (
         lambda shelf: with_member(shelf, "MiceBone/fold1/x.png", b"/etc/passwd", stat.S_IFLNK | 0o777),
@@ -511,6 +522,12 @@ def test_a_page_in_place_of_an_archive_is_recognised(shelf, page, title):
     assert str(raised.value) == f"{url}/MiceBone.zip: the server sent a page, not an archive: {title}"
     assert len(requests) == 1
     assert left() == []
+
+
+def test_a_page_that_was_saved_for_an_archive_is_recognised(shelf):
+    (shelf / "MiceBone.zip").write_text("<html><title>Record not found</title>")
+    with pytest.raises(InputError, match=r"MiceBone\.zip: this is a page, not an archive: Record not found"):
+        fetch.fetch("micebone", str(shelf))
 
 
 def test_a_file_is_kept_as_it_is_though_the_server_calls_its_compression_an_encoding(shelf, fashion):

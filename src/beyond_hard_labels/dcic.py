@@ -11,6 +11,7 @@ its name says, such as a class in front, is not a label.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ from beyond_hard_labels.randomness import stream
 from beyond_hard_labels.real_data import COLOUR_MODES, GREY_MODES, SMALLEST, refuse
 
 N_FOLDS = 5
-LARGEST, MOST_RATERS = 1024, 10_000  # pixels a side; columns
+LARGEST, MOST_RATERS, MOST_BYTES = 1024, 10_000, 4 << 30  # pixels a side; columns; bytes of all images
 _AT_ONCE = 256  # images that wait to be put into the array
 _BROKEN = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
@@ -198,16 +199,16 @@ def _read_annotations(
                 continue
             path, label = annotation
             image_id = _image_id(path)
+            if label is None:
+                continue
             if image_id not in rows:
                 if image_id not in unknown:
                     faults.append(f"{place}.annotations[{i}]: votes for {path!r:.100}, which is not in the archive")
                 unknown.add(image_id)
-            elif label is not None and class_names and label not in class_names:
+            elif class_names and label not in class_names:
                 expected = ", ".join(class_names)
-                faults.append(
-                    f"{place}.annotations[{i}]: class_label is {label!r:.50}, expected one of {expected}, or null"
-                )
-            elif label is not None:
+                faults.append(f"{place}.annotations[{i}]: class_label is {label!r:.50}, expected {expected} or null")
+            else:
                 raters.append(n_columns + again[image_id])
                 row_of.append(rows[image_id])
                 labels.append(label)
@@ -263,7 +264,7 @@ def _read_images(archive: zipfile.ZipFile, members: list[str], faults: list[str]
     Pillow's decoder leaves other threads running, and only some images at a time are not in the array
     yet.
     """
-    images, first = None, ""
+    images, first, where = None, "", Path(archive.filename).name
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for start in range(0, len(members), _AT_ONCE):
             batch = members[start : start + _AT_ONCE]
@@ -272,16 +273,22 @@ def _read_images(archive: zipfile.ZipFile, members: list[str], faults: list[str]
                     faults.append(f"{members[row]}: {pixels}")
                     continue
                 if images is None:
-                    images, first = np.zeros((len(members), *pixels.shape), np.uint8), members[row]
+                    images, first = _zeros(where, len(members), *pixels.shape), members[row]
                 if pixels.shape[:2] != images.shape[1:3]:
                     sizes = [f"{shape[1]} x {shape[0]} pixels" for shape in (pixels.shape, images.shape[1:])]
                     faults.append(f"{members[row]}: {sizes[0]}, expected {sizes[1]} as of {first}")
                     continue
                 if pixels.ndim == 3 and images.ndim == 3:
-                    grey, images = images, np.zeros((*images.shape, 3), np.uint8)
+                    grey, images = images, _zeros(where, *images.shape, 3)
                     images[:row] = grey[:row, :, :, None]
                 images[row] = pixels if pixels.ndim == images.ndim - 1 else pixels[:, :, None]
     return images
+
+
+def _zeros(where: str, *shape: int) -> np.ndarray:
+    if (size := math.prod(shape)) > MOST_BYTES:
+        raise InputError(f"{where}: the images are {size} bytes in memory, {shape}, expected at most {MOST_BYTES}")
+    return np.zeros(shape, np.uint8)
 
 
 def _read_image(archive: zipfile.ZipFile, member: str) -> np.ndarray | str:

@@ -80,13 +80,12 @@ def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) 
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
             paths = {file: _obtain(place, Path(temporary)) for file, place in places.items()}
-            checksums = zip(source.files.values(), paths.items(), strict=True)
-            found = {
-                file: _verify(places[file], path, published, known.get(file), accepted)
-                for published, (file, path) in checksums
-            }
+            found = {}
+            for (file, path), published in zip(paths.items(), source.files.values(), strict=True):
+                found[file] = _verify(places[file], path, published, known.get(file), accepted)
             if unused := set(accepted) - set(found.values()):
-                raise InputError(f"--sha256 is {unused.pop()}, which is the checksum of none of {_listed(found)}")
+                there = ", ".join(f"{file} ({digest})" for file, digest in found.items())
+                raise InputError(f"--sha256 is {unused.pop()}, which is the checksum of none of {there}")
             if target.is_file() and found == known:
                 return False
             arrays = source.read(list(paths.values()))
@@ -118,10 +117,6 @@ def record(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise InputError(f"{beside} is no record of a fetched set, remove it: {error}") from error
     return about
-
-
-def _listed(found: dict[str, str]) -> str:
-    return ", ".join(f"{file} ({digest})" for file, digest in found.items())
 
 
 # Files
@@ -187,12 +182,11 @@ def _verify(place: str, path: Path, published: str, before: str | None, accepted
     """Return the sha256 of a file; raise if another checksum was expected and this one is not accepted."""
     with path.open("rb") as file:
         start = file.read(1 << 14)
-        if re.match(
-            rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*|<\?xml.*?>\s*)*<(!doctype\s+html|html|head)\b", start, re.I | re.S
-        ):
+        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):  # as no archive and no table does
             title = re.search(r"<title[^>]*>(.*?)</title", start.decode("utf-8", "replace"), re.I | re.S)
             words = " ".join("".join(c for c in title[1] if c.isprintable() or c.isspace()).split()) if title else ""
-            raise InputError(f"{place}: the server sent a page, not an archive: {words[:100] or 'without a title'}")
+            came = "the server sent" if re.match("https?://", place) else "this is"
+            raise InputError(f"{place}: {came} a page, not an archive: {words[:100] or 'without a title'}")
         found = {}
         for kind in ("sha256", "md5"):
             file.seek(0)
@@ -215,7 +209,7 @@ def _unsafe(name: str) -> str:
         return "an absolute path"
     if ".." in re.split(r"[/\\]", name):
         return "a path that leaves the archive"
-    return "" if name.isprintable() else "a name that cannot be printed"
+    return "" if name and name.isprintable() else "a name that cannot be printed"
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -231,12 +225,12 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     for member in members:
         kind = stat.S_IFMT(member.external_attr >> 16)
         most = MOST_OF_TEXT if member.filename.endswith(".json") else MOST_OF_IMAGE
+        plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         wrong = {
             _unsafe(member.filename): True,
             "a link or a device": kind not in (0, stat.S_IFREG, stat.S_IFDIR),
             "encrypted": member.flag_bits & 1,
-            "compressed by another method than deflate": member.compress_type
-            not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+            "compressed by another method than deflate": not plain,
             f"{member.file_size} bytes large, expected at most {most}": member.file_size > most,
         }
         faults += [f"{member.filename!r:.100} is {what}" for what, found in wrong.items() if found and what]
@@ -244,11 +238,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         faults.append(f"{len(members)} members, expected at most {MOST_MEMBERS}")
     if (total := sum(member.file_size for member in members)) > MOST_BYTES:
         faults.append(f"{total} bytes in all, expected at most {MOST_BYTES}")
-    try:
-        real_data.refuse(f"{path.name} is not taken", faults)
-    except InputError:
+    if faults:
         archive.close()
-        raise
+    real_data.refuse(f"{path.name} is not taken", faults)
     return archive
 
 
@@ -278,7 +270,9 @@ def _tar_member(path: Path, name: str, most: int) -> bytes:
                 sizes = ", ".join(f"{member.size} bytes" for member in found) or "none"
                 raise InputError(f"{path.name}: {name} is {sizes}, expected one file of at most {most} bytes")
             return archive.extractfile(found[0]).read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except InputError:
+        raise
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise InputError(f"{path.name} is not a tar archive, or not a whole one: {error}") from error
 
 
@@ -296,7 +290,7 @@ def _cifar10h(paths: list[Path]) -> dict[str, np.ndarray]:
         counts = np.load(votes, allow_pickle=False)
         if not isinstance(counts, np.ndarray):
             raise ValueError("it is an archive")
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except real_data.UNREADABLE as error:
         raise InputError(f"{votes.name} is not an array of NumPy: {error}") from error
     content = _tar_member(pixels, "cifar-10-batches-bin/test_batch.bin", MOST_TEST_IMAGES * _CIFAR_ROW)
     if not content or len(content) % _CIFAR_ROW:
@@ -351,55 +345,54 @@ _CIFAR10H = (
 )
 
 
-def _of_benchmark(
-    name: str, *, md5: str = "", classes: str = "", licence: str = "CC BY-SA 4.0", of: str = ""
-) -> Source:
-    """Return a set of DCIC; `of` names the work that its images come from."""
+_ARBORETUM = "Images: (c) President and Fellows of Harvard College (2015), Arnold Arboretum"
+_FASHION_MNIST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_RAW = "https://raw.githubusercontent.com"
+
+
+def _of_benchmark(name: str, images: str = "", *, licence: str = "CC BY-SA 4.0", md5: str = "", classes: str = ""):
+    """Return a set of DCIC; `images` names the work that its images come from."""
     address = f"https://zenodo.org/records/8115942/files/{name}.zip"
     read = partial(_dcic, name, tuple(classes.split()) or None)
-    return Source({address: md5}, read, licence, f"{of}. {_BENCHMARK}" if of else _BENCHMARK)
+    return Source({address: md5}, read, licence, f"{images}. {_BENCHMARK}" if images else _BENCHMARK)
 
 
 SETS = {
     "micebone": _of_benchmark(
         "MiceBone",
+        "Images: Schmarje, Zelenka, Geisen, Glüer and Koch (2019): 2D and 3D segmentation of uncertain local collagen "
+        "fiber orientations in SHG microscopy. GCPR",
         md5="md5:8a4026c22f07373f022d9ab4818089ec",
         classes="g nr ug",
-        of="Schmarje, Zelenka, Geisen, Glüer and Koch (2019): 2D and 3D segmentation of uncertain local collagen fiber "
-        "orientations in SHG microscopy. GCPR",
     ),
     "dcic-benthic": _of_benchmark(
         "Benthic",
-        of="Langenkämper, van Kevelaer, Purser and Nattkemper (2020): Gear-induced concept drift in marine "
-        "images and its effect on deep learning classification. Frontiers in Marine Science 7",
+        "Images: Langenkämper, van Kevelaer, Purser and Nattkemper (2020): Gear-induced concept drift in marine images "
+        "and its effect on deep learning classification. Frontiers in Marine Science 7",
     ),
-    "dcic-cifar10h": _of_benchmark("CIFAR10H", licence="CC BY-NC-SA 4.0; the images state none", of=_CIFAR10H),
+    "dcic-cifar10h": _of_benchmark("CIFAR10H", _CIFAR10H, licence="CC BY-NC-SA 4.0; the images state none"),
     "dcic-pig": _of_benchmark("Pig"),
     "dcic-plankton": _of_benchmark(
         "Plankton",
-        of="Schmarje, Brünger, Santarossa, Schröder, Kiko and Koch (2021): Fuzzy overclustering. Sensors 21",
+        "Images: Schmarje, Brünger, Santarossa, Schröder, Kiko and Koch (2021): Fuzzy overclustering. Sensors 21",
     ),
     "dcic-qualitymri": _of_benchmark(
         "QualityMRI",
-        of="Obuchowicz, Oszust and Piórkowski (2020): Interobserver variability in quality assessment of "
-        "magnetic resonance images. BMC Medical Imaging 20",
+        "Images: Obuchowicz, Oszust and Piórkowski (2020): Interobserver variability in quality assessment of magnetic "
+        "resonance images. BMC Medical Imaging 20",
     ),
     "dcic-synthetic": _of_benchmark("Synthetic", classes="bc be gc ge rc re"),
-    "dcic-treeversity1": _of_benchmark(
-        "Treeversity1", of="Images: (c) President and Fellows of Harvard College (2015), Arnold Arboretum"
-    ),
-    "dcic-treeversity6": _of_benchmark(
-        "Treeversity6", of="Images: (c) President and Fellows of Harvard College (2015), Arnold Arboretum"
-    ),
+    "dcic-treeversity1": _of_benchmark("Treeversity1", _ARBORETUM),
+    "dcic-treeversity6": _of_benchmark("Treeversity6", _ARBORETUM),
     "dcic-turkey": _of_benchmark(
         "Turkey",
-        of="Volkmann, Brünger, Stracke, Zelenka, Koch, Kemper and Spindler (2021): Learn to train: improving "
+        "Images: Volkmann, Brünger, Stracke, Zelenka, Koch, Kemper and Spindler (2021): Learn to train: improving "
         "training data for a neural network to detect pecking injuries in turkeys. Animals 11",
     ),
     "cifar10h": Source(
         {
-            "https://raw.githubusercontent.com/jcpeterson/cifar-10h/48da312b193b82e6939ec20f23d1f09cbdd849c8/data/"
-            "cifar10h-counts.npy": "sha256:9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff",
+            f"{_RAW}/jcpeterson/cifar-10h/48da312b193b82e6939ec20f23d1f09cbdd849c8/data/cifar10h-counts.npy": "sha256:"
+            "9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff",
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530",
         },
         _cifar10h,
@@ -408,12 +401,10 @@ SETS = {
     ),
     "fashion_mnist_h": Source(
         {
-            "https://raw.githubusercontent.com/takashiishida/irreducible/4bc347d387c103c355d2ebff0b3983e73f4a9bc2/data/"
-            "fmh_counts.csv": "sha256:bec7efff5d6f901a6224758d71caadb436dbd8de1284b0be7089d193be94ddbc",
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-images-idx3-ubyte.gz": "md5:"
-            "bef4ecab320f06d8554ea6380940ec79",
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-labels-idx1-ubyte.gz": "md5:"
-            "bb300cfdad3c16e7a12a480ee83cd310",
+            f"{_RAW}/takashiishida/irreducible/4bc347d387c103c355d2ebff0b3983e73f4a9bc2/data/fmh_counts.csv": "sha256:"
+            "bec7efff5d6f901a6224758d71caadb436dbd8de1284b0be7089d193be94ddbc",
+            f"{_FASHION_MNIST}/t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
+            f"{_FASHION_MNIST}/t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
         },
         _fashion_mnist_h,
         "votes from a repository under GPL-3.0; images MIT",

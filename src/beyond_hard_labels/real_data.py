@@ -30,6 +30,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError
 
 import numpy as np
 
@@ -42,6 +43,7 @@ SMALLEST = 16  # pixels a side
 EXAMPLE_IMAGES, EXAMPLE_VOTES = 600, 15
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+UNREADABLE = (OSError, ValueError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, TokenError)
 _PARTS = ("images", "counts", "class_names", "ids", "labels", "ratings", "fold")
 _SHOWN_FAULTS = 20
 
@@ -167,7 +169,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("it is not a zip archive, or not a whole one")
         with np.load(path, allow_pickle=False) as file:
             arrays = {part: file[part] for part in _PARTS if part in file.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a set of images: {error}") from error
     for part in ("images", "counts", "class_names", *arrays):
         if not isinstance(arrays.get(part), np.ndarray):
