@@ -70,7 +70,7 @@ def put(name="set", folder=None, **changes):
         "images": np.arange(6 * 16 * 16, dtype=np.uint8).reshape(6, 16, 16),
         "counts": np.array([[3, 1]] * 6),
         "class_names": np.array(["a", "b"]),
-        "labels": np.zeros(6, int),
+        "labels": np.zeros(6 if changes.get("images") is None else len(changes["images"]), int),
     }
     arrays = {part: array for part, array in (arrays | changes).items() if array is not None}
     path = (folder or real_data.folders()[1]) / f"{name}.npz"
@@ -361,6 +361,25 @@ def test_a_published_file_is_read_as_the_contract_says():
     assert real_data.read("set", 2).ids == data.ids[:2]
 
 
+def test_what_a_file_holds_beyond_votes_is_read_row_by_row():
+    ratings = np.array([[0, 0, 0, 1, -1], [0, -1, 0, 1, 0], *[[-1, 1, 0, 0, 0]] * 4])
+    fold, labels = np.array([1, 2, 3, 4, 5, 1]), np.array([0, 1, 0, 1, 0, 1])
+    put(ratings=ratings, fold=fold, labels=labels)
+    for n in (None, 3):
+        data = real_data.read("set", n)
+        assert np.array_equal(data.ratings, ratings[:n])
+        assert data.ratings.dtype == np.int8
+        assert np.array_equal(data.fold, fold[:n])
+        assert np.array_equal(data.official, labels[:n])
+        assert np.array_equal(votes.count(data.ratings, 2), data.votes)
+
+
+def test_a_file_of_votes_alone_has_neither_ratings_nor_folds_nor_official_labels():
+    put(labels=None)
+    data = real_data.read("set", 3)
+    assert (data.ratings, data.fold, data.official) == (None, None, None)
+
+
 def test_a_file_that_changed_is_read_again():
     put()
     assert len(real_data.read("set").ids) == 6
@@ -397,6 +416,21 @@ BROKEN = {
     "one name twice": ({"class_names": np.array(["a", "a"])}, "class_names .* all different"),
     "one class": ({"class_names": np.array(["a"]), "counts": np.ones((6, 1), int)}, "K at least 2"),
     "ids of other images": ({"ids": np.array(["x", "y"])}, r"ids is <U1 \(2,\), expected text \(6,\)"),
+    "a label of no class": (
+        {"labels": np.full(6, 2)},
+        r"labels is int64 \(6,\) of 2 to 2, expected .* \(6,\) of 0 to 1",
+    ),
+    "labels of other images": ({"labels": np.zeros(5, int)}, r"labels is int64 \(5,\)"),
+    "labels of text": ({"labels": np.full(6, "a")}, r"labels is <U1 \(6,\), expected whole numbers"),
+    "a fold of shares": ({"fold": np.full(6, 0.5)}, r"fold is float64 \(6,\), expected whole numbers"),
+    "a fold below the first": ({"fold": np.arange(6)}, r"fold is int64 \(6,\) of 0 to 5, expected .* of 1 to 1000"),
+    "ratings in one column": ({"ratings": np.zeros(6, np.int8)}, r"ratings is int8 \(6,\) .* \(6, R\) of -1 to 1"),
+    "a rating of no class": ({"ratings": np.full((6, 4), 2)}, r"ratings is int64 \(6, 4\) of 2 to 2"),
+    "ratings that make other counts": (
+        {"ratings": np.array([[0, 0, 0, 1]] * 5 + [[0, 0, 1, 1]])},
+        r"ratings of image 5 make the counts \[2, 2\], expected \[3, 1\]",
+    ),
+    "ratings that are pickled": ({"ratings": objects(*[Evil()] * 6)}, "allow_pickle=False"),
     "no images": ({"images": None}, "it has no array 'images'"),
     "no counts": ({"counts": None}, "it has no array 'counts'"),
     "no class names": ({"class_names": None}, "it has no array 'class_names'"),

@@ -1,11 +1,11 @@
 """Hard and soft labels compared: the package that the book's notebooks call.
 
-One module per stage, in the order in which data meets them: `shapes` draws the synthetic set,
-`images` states what a set of labelled images is, `real_data` reads one from files, `votes` turns votes
-into targets, `augmentation`, `models` and `training` make a run, `metrics` and `embedding` read it,
-`runs` stores it, `study` plans a grid of runs, `report` and `plots` show them, `interactive` lets
-readers explore them, `run_pages` says where numbers come from, `verify` proves it, `book` stages and
-builds the pages, `cli` is the command.
+One module per stage, in the order in which data meets them: `shapes` draws the synthetic set, `images`
+states what a set of labelled images is, `real_data` reads one from files, `dcic` knows the benchmark's
+format, `fetch` gets published ones, `votes` turns votes into targets, `augmentation`, `models` and
+`training` make a run, `metrics` and `embedding` read it, `runs` stores it, `study` plans a grid of
+runs, `report` and `plots` show them, `interactive` lets readers explore them, `run_pages` says where
+numbers come from, `verify` proves it, `book` stages and builds the pages, `cli` is the command.
 
 Importing the package is instant: each module imports what it needs.
 """

@@ -13,6 +13,26 @@ from beyond_hard_labels import InputError, __version__
 UNFINISHED = 75  # exit code of a study that the time limit stopped; calling again goes on
 
 
+_FETCH_HELP = """\
+published sets:
+  micebone           second harmonic images of bone, 8 or 81 votes each (DCIC, 680 MB)
+  cifar10h           the test images of CIFAR-10, about 51 votes each (170 MB)
+  fashion_mnist_h    the test images of Fashion-MNIST, about 66 votes each (5 MB)
+  dcic-benthic dcic-cifar10h dcic-pig dcic-plankton dcic-qualitymri dcic-synthetic
+  dcic-treeversity1 dcic-treeversity6 dcic-turkey
+                     the other sets of the benchmark DCIC
+
+The files are downloaded, compared with their checksums and made into one file NAME.npz in the data
+cache: the folder that BHL_DATA_DIR names, or the platform's for caches. A set that is there is not
+downloaded again. Then take it with --set dataset=NAME. Mind the licence, which is printed.
+
+examples:
+  bhl data fetch fashion_mnist_h
+  bhl data fetch micebone --from ~/Downloads/MiceBone.zip
+  bhl study --set dataset=fashion_mnist_h
+"""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed, 2 bad input, 75 stopped in time."""
     arguments = _parser().parse_args(argv)
@@ -72,12 +92,29 @@ def _parser() -> argparse.ArgumentParser:
     _add_workers(study)
     study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
 
-    data = _add(commands, "data", None, "look at a set of images, make one of your own files, or write one out")
+    data = _add(commands, "data", None, "look at a set of images, fetch a published one, make or export one")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     describe = _add(actions, "describe", _describe, "print size, moments, classes and ambiguity of a set")
     describe.add_argument("name", metavar="NAME", help="synthetic, or a set that is a file")
     describe.add_argument("--json", action="store_true", help="print as JSON")
     _add_study_options(describe)
+    published = _add(actions, "fetch", _fetch, "get a published set of images and votes")
+    published.formatter_class = argparse.RawDescriptionHelpFormatter
+    published.epilog = _FETCH_HELP
+    published.add_argument("name", metavar="NAME", help="one of those below")
+    published.add_argument(
+        "--from",
+        dest="origin",
+        metavar="PATH|URL",
+        help="take the files from a folder, a file, or below an address (default: where they are published)",
+    )
+    published.add_argument(
+        "--sha256",
+        action="append",
+        default=[],
+        metavar="HASH",
+        help="take a file with this checksum although another one is expected, repeatable",
+    )
     own = _add(actions, "import", _import, "make a set of a CSV file of votes and a folder of images")
     own.add_argument("name", metavar="NAME", help="name of the new set; replaces one made before")
     own.add_argument(
@@ -222,15 +259,34 @@ def _seconds(option: str, text: str) -> float:
 
 
 def _describe(arguments) -> int:
+    from beyond_hard_labels import fetch, real_data
     from beyond_hard_labels.report import describe
     from beyond_hard_labels.study import images_of
 
     described = describe(images_of(_plan(arguments).spec("soft", 0)))
+    if arguments.name != real_data.SYNTHETIC:
+        about = fetch.record(real_data.locate(arguments.name))
+        described |= {part: about[part] for part in ("source", "fetched", "licence", "citation") if part in about}
     if arguments.json:
         print(json.dumps(described, indent=1))
     else:
         for name, value in described.items():
             print(f"{name:16s} {value}")
+    return 0
+
+
+def _fetch(arguments) -> int:
+    from beyond_hard_labels import fetch, real_data
+
+    fetched = fetch.fetch(arguments.name, arguments.origin, tuple(arguments.sha256))
+    path = real_data.folders()[1] / f"{arguments.name}.npz"
+    about = fetch.record(path)
+    print(f"{path} {'is made' if fetched else 'is there already; remove it to fetch it again'}")
+    if about:
+        print(f"{about['images']} images, {about['votes']} votes, {len(about['classes'])} classes")
+    for file, digest in about.get("sha256", {}).items():
+        print(f"{about['source'][file]}\n  sha256 {digest}")
+    print(f"licence: {fetch.SETS[arguments.name].licence}\ncitation: {fetch.SETS[arguments.name].citation}")
     return 0
 
 

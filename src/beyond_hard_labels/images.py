@@ -31,6 +31,8 @@ class LabelledImages:
         int8 (N, R), the class that each single rater chose, -1 where absent.
     fold : np.ndarray or None
         int (N,), the fold of each image, where the set has folds.
+    official : np.ndarray or None
+        int (N,), the class that the publisher of the images gives each, where there is one.
 
     Raises
     ------
@@ -46,13 +48,15 @@ class LabelledImages:
     votes: np.ndarray | None = None
     ratings: np.ndarray | None = None
     fold: np.ndarray | None = None
+    official: np.ndarray | None = None
 
     def __post_init__(self):
         n, k = len(self.ids), len(self.class_names)
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
             found = f"{self.images.dtype} {self.images.shape}"
             raise InputError(f"{self.name}: images are {found}, expected uint8 (N, 1 or 3, H, W)")
-        for part, width in (("images", None), ("truth", k), ("votes", k), ("ratings", None), ("fold", None)):
+        widths = {"images": None, "truth": k, "votes": k, "ratings": None, "fold": None, "official": None}
+        for part, width in widths.items():
             array = getattr(self, part)
             if array is None:
                 continue
