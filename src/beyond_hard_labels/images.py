@@ -1,6 +1,6 @@
 """What a set of labelled images is, everywhere in this project, and how it is split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,8 @@ class LabelledImages:
         int8 (N, R), the class that each single rater chose, -1 where absent.
     fold : np.ndarray or None
         int (N,), the fold of each image, where the set has folds.
+    official : np.ndarray or None
+        int (N,), the class that the publisher of the images gives each, where there is one.
 
     Raises
     ------
@@ -46,13 +48,15 @@ class LabelledImages:
     votes: np.ndarray | None = None
     ratings: np.ndarray | None = None
     fold: np.ndarray | None = None
+    official: np.ndarray | None = None
 
     def __post_init__(self):
         n, k = len(self.ids), len(self.class_names)
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
             found = f"{self.images.dtype} {self.images.shape}"
             raise InputError(f"{self.name}: images are {found}, expected uint8 (N, 1 or 3, H, W)")
-        for part, width in (("images", None), ("truth", k), ("votes", k), ("ratings", None), ("fold", None)):
+        widths = {"images": None, "truth": k, "votes": k, "ratings": None, "fold": None, "official": None}
+        for part, width in widths.items():
             array = getattr(self, part)
             if array is None:
                 continue
@@ -61,6 +65,27 @@ class LabelledImages:
         off = np.flatnonzero(~(np.abs(self.truth.sum(axis=1) - 1) < 1e-9) | (self.truth < 0).any(axis=1))
         if off.size:
             raise InputError(f"{self.name}: truth is not a distribution in row {off[0]}: {self.truth[off[0]]}")
+
+
+def shrink(data: LabelledImages, size: int) -> LabelledImages:
+    """Return a set with images of `size` pixels a side, each the mean of a block of pixels, rounded.
+
+    Raises
+    ------
+    InputError
+        If `size` does not divide the side of the images.
+    """
+    n, channels, side = data.images.shape[:3]
+    block = side // size
+    if block * size != side:
+        raise InputError(f"{data.name}: images of {side} pixels a side cannot be shrunk to {size}, no divisor of it")
+    if block == 1:
+        return data
+    shrunk = np.empty((n, channels, size, size), np.uint8)
+    for i, image in enumerate(data.images):  # one at a time, to keep memory flat
+        total = image.reshape(channels, size, block, size, block).sum(axis=(2, 4), dtype=np.uint32)
+        shrunk[i] = (total + block**2 // 2) // block**2
+    return replace(data, images=shrunk)
 
 
 class Split(NamedTuple):

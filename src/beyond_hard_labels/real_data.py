@@ -5,11 +5,16 @@ A set is a file ``<NAME>.npz`` with
     images       uint8 (N, H, W) for grey or (N, H, W, 3) for colour, H = W
     counts       int (N, K), votes per class
     class_names  str (K,)
-    ids          str (N,), names of the images; optional
-    labels       int (N,), official labels; optional, not read
+
+and, where they are known,
+
+    ids          str (N,), names of the images
+    labels       int (N,), official labels
+    ratings      int8 (N, R), the class that each rater chose, -1 where absent; they make the counts
+    fold         int (N,), from 1
 
 It lies in the folder ``sets`` of the build folder, if `import_votes` made it, or else in the data
-cache: BHL_DATA_DIR, or the folder that the platform keeps for caches. The cache is never written to.
+cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into which only `fetch` writes.
 """
 
 import csv
@@ -36,7 +41,8 @@ SYNTHETIC = "synthetic"  # the one set that is generated and has no file
 SMALLEST = 16  # pixels a side
 EXAMPLE_IMAGES, EXAMPLE_VOTES = 600, 15
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_GREY_MODES, _COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_PARTS = ("images", "counts", "class_names", "ids", "labels", "ratings", "fold")
 _SHOWN_FAULTS = 20
 
 
@@ -63,7 +69,7 @@ def locate(name: str) -> Path:
     places = " nor ".join(map(str, folders()))
     raise InputError(
         f"parameter 'dataset' is '{name}', expected one of {', '.join(names())}; neither {places} holds {name}.npz, "
-        "and bhl data import makes a set of your own files"
+        "bhl data fetch gets a published set, and bhl data import makes one of your own files"
     )
 
 
@@ -94,42 +100,64 @@ def read(name: str, n_images: int | None = None) -> LabelledImages:
         named. Nothing is ever unpickled.
     """
     data = _read(*_state(locate(name)))
-    first = slice(n_images)
-    return replace(
-        data, images=data.images[first], truth=data.truth[first], ids=data.ids[first], votes=data.votes[first]
-    )
+    rows = ("images", "truth", "ids", "votes", "ratings", "fold", "official")
+    return replace(data, **{part: getattr(data, part)[:n_images] for part in rows if getattr(data, part) is not None})
 
 
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, size: int, mtime: int) -> LabelledImages:
     arrays = _arrays(path)
-    images, class_names = arrays["images"], arrays["class_names"]
-    n, k = len(images), class_names.size
-    ids = arrays.get("ids", np.array([f"{path.stem}-{i:05d}" for i in range(n)]))
-    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
-    expected = {
-        "images": (images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"),
-        "class_names": (_are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"),
-        "ids": (_are_names(ids) and ids.shape == (n,), f"text ({n},), one an image, all different"),
-        "counts": (arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"),
-    }
-    for part, (fits, text) in expected.items():
-        if not fits:
-            found = arrays.get(part, ids)
-            raise InputError(f"{path}: {part} is {found.dtype} {found.shape}, expected {text}")
-    try:
-        counts = votes.validate(arrays["counts"], k)
-    except InputError as error:
-        raise InputError(f"{path}: counts: {error}") from error
+    check(path, arrays)
+    images, counts = arrays["images"], arrays["counts"].astype(np.int64)
+    ids = arrays.get("ids", np.array([f"{path.stem}-{i:05d}" for i in range(len(images))]))
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return LabelledImages(
         name=path.stem,
         images=np.ascontiguousarray(images),
         truth=votes.soft(counts),
-        class_names=tuple(class_names.tolist()),
+        class_names=tuple(arrays["class_names"].tolist()),
         ids=tuple(ids.tolist()),
         votes=counts,
+        ratings=arrays["ratings"].astype(np.int8) if "ratings" in arrays else None,
+        fold=arrays.get("fold"),
+        official=arrays.get("labels"),
     )
+
+
+def check(path: Path | str, arrays: dict[str, np.ndarray]) -> None:
+    """Raise `InputError`, which begins with `path`, if arrays are not the parts of a set as stated above."""
+    images, class_names = arrays["images"], arrays["class_names"]
+    n, k = len(images) if images.ndim else 0, class_names.size
+    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
+    ids = arrays.get("ids")
+    expected = {
+        "images": (images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"),
+        "class_names": (_are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"),
+        "ids": (ids is None or (_are_names(ids) and ids.shape == (n,)), f"text ({n},), one an image, all different"),
+        "counts": (arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"),
+    }
+    for part, (fits, text) in expected.items():
+        if not fits:
+            raise InputError(f"{path}: {part} is {arrays[part].dtype} {arrays[part].shape}, expected {text}")
+    try:
+        counts = votes.validate(arrays["counts"], k)
+    except InputError as error:
+        raise InputError(f"{path}: counts: {error}") from error
+    optional = {"labels": (1, 0, k - 1), "fold": (1, 1, 1000), "ratings": (2, -1, min(k - 1, 127))}
+    for part in [part for part in optional if part in arrays]:
+        array, (rank, low, high) = arrays[part], optional[part]
+        whole = array.dtype.kind in "iu"
+        if not whole or array.shape[:1] != (n,) or array.ndim != rank or ((array < low) | (array > high)).any():
+            extent = f" of {array.min()} to {array.max()}" if whole and array.size else ""
+            expected = f"whole numbers {f'({n},)' if rank == 1 else f'({n}, R)'} of {low} to {high}"
+            raise InputError(f"{path}: {part} is {array.dtype} {array.shape}{extent}, expected {expected}")
+    if "ratings" in arrays:
+        made = np.stack([(arrays["ratings"] == c).sum(axis=1) for c in range(k)], axis=1)
+        if (off := np.flatnonzero((made != counts).any(axis=1))).size:
+            row = off[0]
+            raise InputError(
+                f"{path}: ratings of image {row} make the counts {made[row].tolist()}, expected {counts[row].tolist()}"
+            )
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -138,10 +166,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a zip archive, or not a whole one")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {part: file[part] for part in ("images", "counts", "class_names", "ids") if part in file.files}
+            arrays = {part: file[part] for part in _PARTS if part in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is not a set of images: {error}") from error
-    for part in ("images", "counts", "class_names"):
+    for part in ("images", "counts", "class_names", *arrays):
         if not isinstance(arrays.get(part), np.ndarray):
             raise InputError(f"{path} is not a set of images: it has no array '{part}'")
     return arrays
@@ -206,14 +234,19 @@ def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int
             faults.append(f"{there[image]}: the image cannot be read: {error}")
     if not faults and len(images) < 5:
         faults.append(f"{path.name}: {len(images)} image(s), expected at least 5, or they cannot be split 60/20/20")
-    if faults:
-        shown = [*faults[:_SHOWN_FAULTS], *([f"and {len(faults) - 20} more"] if len(faults) > _SHOWN_FAULTS else [])]
-        raise InputError(f"{path} and {folder} are no set yet, {len(faults)} fault(s):\n  " + "\n  ".join(shown))
+    refuse(f"{path} and {folder} are no set yet", faults)
     if any(image.ndim == 3 for image in images):
         images = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in images]
     arrays = {"images": np.stack(images), "counts": np.array([counts[image] for image in sorted(lines)])}
     arrays |= {"class_names": np.array(class_names), "ids": np.array(sorted(lines))}
-    return _write(folders()[0] / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
+    return write(folders()[0] / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
+
+
+def refuse(what: str, faults: list[str]) -> None:
+    """Raise `InputError` with the first twenty faults, if there are any."""
+    if faults:
+        shown = [*faults[:_SHOWN_FAULTS], *([f"and {len(faults) - 20} more"] if len(faults) > _SHOWN_FAULTS else [])]
+        raise InputError(f"{what}, {len(faults)} fault(s):\n  " + "\n  ".join(shown))
 
 
 def _read_votes(path: Path, faults: list[str]) -> tuple[list[str], dict[str, list[int]], dict[str, int]]:
@@ -279,19 +312,19 @@ def _read_image(path: Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path) as file:
-        if file.mode not in _GREY_MODES + _COLOUR_MODES:
+        if file.mode not in GREY_MODES + COLOUR_MODES:
             raise InputError(f"its pixels are of mode {file.mode}, expected 8 bits a channel, grey or colour")
-        upright = ImageOps.exif_transpose(file).convert("L" if file.mode in _GREY_MODES else "RGB")
+        upright = ImageOps.exif_transpose(file).convert("L" if file.mode in GREY_MODES else "RGB")
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _write(path: Path, write: Callable) -> Path:
-    """Write a file under a temporary name, then rename it."""
+def write(path: Path, put: Callable) -> Path:
+    """Write a file under a temporary name, then rename it; `put` writes into the open file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            write(file)
+            put(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
