@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from beyond_hard_labels import InputError, votes
-from beyond_hard_labels.images import LabelledImages
+from beyond_hard_labels.images import LabelledImages, Split
 from beyond_hard_labels.randomness import stream
 
 N_FOLDS = 5
@@ -69,3 +69,24 @@ def _annotation_set(name: str, annotator: int, paths: list[str], classes: np.nda
         "annotation_time": 0.0,
         "annotations": annotations,
     }
+
+
+def slice_split(fold: np.ndarray, number: int) -> Split:
+    """Return a slice of DCIC: of the five folds one validates, the next one tests, three train.
+
+    Slice v validates on fold (v mod 5) + 1 and tests on fold ((v + 1) mod 5) + 1; the benchmark
+    reports the slices 1 to 3.
+
+    Parameters
+    ----------
+    fold : np.ndarray
+        int (N,), 1 to 5.
+    number : int
+        v, at least 0.
+    """
+    if number < 0 or not np.isin(fold, np.arange(N_FOLDS) + 1).all():
+        raise InputError(
+            f"slice {number} of the folds {np.unique(fold).tolist()}, expected at least 0 and folds 1 to 5"
+        )
+    validation, test = fold == number % N_FOLDS + 1, fold == (number + 1) % N_FOLDS + 1
+    return Split(*map(np.flatnonzero, (~validation & ~test, validation, test)))

@@ -177,7 +177,7 @@ def scores(part: Section):
     """Return the scores of both arms beside the floor, and the temperature of each run."""
     if part.study is None:
         return None
-    text = "**Both arms.**\nMean ± standard deviation over the splits, on test images; then each run and its temperature.\n\n"
+    text = "**Both arms.**\nMean ± standard deviation over the splits, on test images; then the temperatures.\n\n"
     return report.say(text + "{{ table.votes }}\n\n{{ table.temperature }}", part.study, part.runs)
 
 
