@@ -18,6 +18,7 @@ from beyond_hard_labels import (
     real_votes,
     report,
     runs,
+    sections,
     study,
     verify,
     votes,
@@ -336,14 +337,14 @@ def elements(part):
 
 
 def test_a_set_that_is_not_here_and_not_published_shows_one_sentence_with_the_command():
-    shown = elements(real_votes.section(study.plan("smoke"), "micebone", {"dataset": None}))
+    shown = elements(sections.section(study.plan("smoke"), "micebone", {"dataset": None}))
     assert "`bhl data fetch micebone`" in shown.pop("source").data
     assert set(shown.values()) == {None}
 
 
 def test_a_set_that_is_here_shows_everything():
     put("fashion_mnist_h")
-    part = real_votes.section(study.plan("smoke", **SMALL), "fashion_mnist_h", {})
+    part = sections.section(study.plan("smoke", **SMALL), "fashion_mnist_h", {})
     shown = elements(part)
     assert None not in shown.values()
     assert "trained on this machine" in shown["source"].text
@@ -355,7 +356,7 @@ def test_a_published_set_shows_what_follows_from_its_runs_and_says_what_is_left_
     put("cifar10h")
     publish(study.plan("smoke", dataset="cifar10h", **SMALL))
     take_away("cifar10h")
-    shown = elements(real_votes.section(study.plan("quick"), "cifar10h", {}))
+    shown = elements(sections.section(study.plan("quick"), "cifar10h", {}))
     assert {name for name, element in shown.items() if element is None} == {
         *("card", "spread", "ambiguous", "unequal", "class_maps")
     }
@@ -369,34 +370,34 @@ def test_published_features_give_a_map(publish):
     put("cifar10h")
     publish(study.plan("smoke", dataset="cifar10h", **SMALL | {"tsne_iterations": 500}), features=True)
     take_away("cifar10h")
-    part = real_votes.section(study.plan("quick"), "cifar10h", {})
+    part = sections.section(study.plan("quick"), "cifar10h", {})
     assert real_votes._mapped(part)
 
 
 def test_beyond_the_paper_profile_one_split_is_trained_unless_more_are_asked_for():
     put("fashion_mnist_h")
     small = {name: value for name, value in SMALL.items() if name != "splits"}
-    assert len(real_votes.section(study.plan("smoke", **small), "fashion_mnist_h", {}).runs) == 2
-    assert len(real_votes.section(study.plan("smoke", splits=2, **small), "fashion_mnist_h", {}).runs) == 4
+    assert len(sections.section(study.plan("smoke", **small), "fashion_mnist_h", {}).runs) == 2
+    assert len(sections.section(study.plan("smoke", splits=2, **small), "fashion_mnist_h", {}).runs) == 4
 
 
 def test_the_parameters_of_the_chapter_choose_set_raters_and_split():
     put("micebone", side=32, raters=(4, 8))
     asked = {"dataset": "micebone", "raters": "complete", "split_kind": "slice"}
-    part = real_votes.section(study.plan("smoke", **SMALL), "micebone", asked)
+    part = sections.section(study.plan("smoke", **SMALL), "micebone", asked)
     assert {run.spec.raters for run in part.runs} == {"complete"}
     assert set(part.runs[0].stored("test_votes").sum(axis=1)) == {4}
     assert set(part.data.fold[part.runs[0].index]) == {3}
     assert "complete" in real_votes.unequal(part).data
-    left_out = real_votes.section(study.plan("smoke"), "cifar10h", asked)
+    left_out = sections.section(study.plan("smoke"), "cifar10h", asked)
     assert real_votes.source(left_out).data == "Left out, since the parameter `dataset` of this chapter is `micebone`."
     with pytest.raises(InputError, match="'dataset' is 'mnist', expected one of micebone, fashion_mnist_h, cifar10h"):
-        real_votes.section(study.plan("smoke"), "micebone", {"dataset": "mnist"})
+        sections.section(study.plan("smoke"), "micebone", {"dataset": "mnist"})
 
 
 def test_the_papers_row_of_micebone_stands_above_ours():
     put("micebone", side=32, raters=(4, 8))
-    part = real_votes.section(study.plan("smoke", **SMALL), "micebone", {})
+    part = sections.section(study.plan("smoke", **SMALL), "micebone", {})
     table = report.arm_table(part.runs).set_index("arm").rename(index=report.plain)
     assert list(table.index) == [f"{who}, {arm} labels" for who in ("paper", "this book") for arm in ("hard", "soft")]
     assert table.loc["paper, soft labels", "KL to soft truth ↓"] == "0.2280 ± 0.0227"

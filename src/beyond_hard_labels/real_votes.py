@@ -1,94 +1,23 @@
-"""What the chapter on real votes shows of a set, and why, where it shows nothing.
+"""What the chapter on real votes shows of a set.
 
-A `Section` holds what there is of a set. Every function here makes one element of the chapter of it,
-or nothing where its parts are not here; `source` is the one that says so.
+Every function makes one element of a `sections.Section`, or nothing where its parts are not here;
+`source` is the one that says so.
 """
 
 import json
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, metrics, plots, real_data, report, runs, votes
-from beyond_hard_labels.images import LabelledImages
-from beyond_hard_labels.runs import Run
-from beyond_hard_labels.study import Study, ensure, images_of, map_of, plan, published
+from beyond_hard_labels import metrics, plots, real_data, report, votes
+from beyond_hard_labels.sections import Section
+from beyond_hard_labels.study import map_of
 
-SETS = ("micebone", "fashion_mnist_h", "cifar10h")
-_PIXELS = {  # what is known of the pixels of a file, by its SHA-256
-    "bce2eed1b9ae0d4a603eae135db4d6e68896fc202ab05d3989f3ebfc987b431c": "JPEG of quality 75, which loses detail",
+_PIXELS = {  # what is known of the pixels of files without a record of where they come from, by SHA-256
+    "bce2eed1b9ae0d4a603eae135db4d6e68896fc202ab05d3989f3ebfc987b431c": "from JPEG of quality 75, which loses detail",
     "34f9dd041f3ef325356fd2dd7e125e71d28956370d7c9eb084b244064596bfb0": "as published, without loss",
     "1322334d1463be8ac60f71f6dccb97e08b37c0c4ef018f6537ce82803277c738": "as published, without loss",
 }
-
-
-class Section(NamedTuple):
-    """What there is of a set: its study and runs, and its images; and why something is not there.
-
-    Attributes
-    ----------
-    study : Study or None
-    runs : list of Run
-        Empty without a study.
-    data : LabelledImages or None
-    why : str
-        A sentence; empty if nothing is missing.
-    """
-
-    study: Study | None
-    runs: list[Run]
-    data: LabelledImages | None
-    why: str
-
-
-def section(study: Study, name: str, asked: dict[str, Any]) -> Section:
-    """Return what there is of a set, after training the runs that are missing.
-
-    Parameters
-    ----------
-    study : Study
-        That of the book; its changes hold here, too, but for what a file decides. Beyond the profile
-        ``paper`` one split is trained, unless ``splits`` was changed.
-    name : str
-        One of `SETS`.
-    asked : dict
-        ``dataset``, the only set to show, and further parameters of the chapter; those that are None
-        do not count.
-    """
-    asked = {parameter: value for parameter, value in asked.items() if value is not None}
-    only = asked.pop("dataset", name)
-    if only not in SETS:
-        raise InputError(f"parameter 'dataset' is {only!r}, expected one of {', '.join(SETS)}")
-    if only != name:
-        return Section(None, [], None, f"Left out, since the parameter `dataset` of this chapter is `{only}`.")
-    fetch = f"`bhl data fetch {name}` brings the set, and the next build trains on it"
-    if name in real_data.names():
-        own = _on(study, name, asked)
-        return Section(own, ensure(own), images_of(own.spec("soft", 0)), "")
-    if (own := published(name)) is None:
-        return Section(None, [], None, f"The set is not on this machine, and no run on it is published; {fetch}.")
-    why = f"The images are not on this machine, so that only what follows from published runs is shown; {fetch}."
-    return Section(own, ensure(own), None, why)
-
-
-def _on(study: Study, name: str, asked: dict[str, Any]) -> Study:
-    """Return the study of the book on another set."""
-    n_images = len(real_data.read(name).ids)
-    changed = {key: value for key, value in study.changed.items() if key not in ("data_seed", "image_size")}
-    if "n_images" in changed:
-        changed["n_images"] = min(n_images, changed["n_images"])
-    one = {} if study.profile == "paper" else {"splits": 1}
-    own = plan(study.profile, **(one | changed | asked | {"dataset": name}))
-    most = max(2.0, own.shared["n_images"] / 5 / 4)  # a map needs more than three times its perplexity in test images
-    return own if own.perplexity <= most else plan(own.profile, **(own.changed | {"perplexity": most}))
-
-
-def state() -> list:
-    """Return what decides which sections are shown and of what: files that are here, runs that are published."""
-    here = [[name, real_data.fingerprint(name)] for name in SETS if name in real_data.names()]
-    of_project = [runs.published(spec) for name in SETS for spec in runs.published_specs(name)]
-    return [here, [[run.spec.key, run.manifest["files"]] for run in of_project]]
 
 
 def source(part: Section):
@@ -109,16 +38,19 @@ def card(part: Section):
     """Return the data card: size, classes, votes, ties, licence, pixels."""
     if part.data is None:
         return None
-    name = part.data.name
-    found = real_data.fingerprint(name)
-    beside = real_data.locate(name).with_suffix(".json")
-    stated = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+    found, beside = real_data.fingerprint(part.data.name), real_data.locate(part.data.name).with_suffix(".json")
+    record = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
     rows = {
         "votes": f"{part.data.votes.sum():,}",
-        "licence": stated.get("licence", "not recorded beside the file"),
-        "pixels": _PIXELS.get(found) or stated.get("note", "where they come from is not recorded"),
+        "official labels": "none" if part.data.official is None else "known",
+        "single raters": "not known" if part.data.ratings is None else f"{part.data.ratings.shape[1]}",
+        "pixels": _PIXELS.get(found, "where they come from is not recorded"),
+        "licence": record.get("licence", "not recorded"),
+        "citation": record.get("citation", "not recorded"),
         "SHA-256 of the file": f"`{found}`",
     }
+    if "source" in record:
+        rows["pixels"] = "as published in " + ", ".join(f"`{address}`" for address in record["source"].values())
     table = report.description(part.data)
     return report.show(pd.concat([table, pd.DataFrame(rows.items(), columns=table.columns)]))
 
