@@ -230,7 +230,7 @@ def vote_spread(total: np.ndarray, share: np.ndarray, entropy: np.ndarray) -> pl
     labels = ("votes an image", "share of the leading class", "entropy of the votes (nats)")
     for axis, values, label in zip(axes, (total, share, entropy), labels, strict=True):
         axis.hist(values, bins=25, color="0.5")
-        axis.set(xlabel=label, yscale="log")
+        axis.set(xlabel=label)
     axes[0].set_ylabel("images")
     figure.tight_layout()
     return figure

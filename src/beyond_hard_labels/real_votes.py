@@ -47,7 +47,7 @@ def card(part: Section):
         "pixels": _PIXELS.get(found, "where they come from is not recorded"),
         "licence": record.get("licence", "not recorded"),
         "citation": record.get("citation", "not recorded"),
-        "SHA-256 of the file": f"`{found}`",
+        "SHA-256 of the file": f"`{found[:16]}…`",
     }
     if "source" in record:
         rows["pixels"] = "as published in " + ", ".join(f"`{address}`" for address in record["source"].values())
