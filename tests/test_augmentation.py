@@ -7,7 +7,10 @@ import torch
 
 from beyond_hard_labels import augmentation, shapes
 
-OFF = {"augment_flip": False, "augment_rotate": False, "augment_zoom": False, "augment_colour": False}
+OFF = {
+    **dict.fromkeys(("augment_flip_x", "augment_flip_y", "augment_rotate", "augment_zoom", "augment_colour"), False),
+    "augment_shift": 0,
+}
 
 
 def config(**on):
@@ -29,12 +32,12 @@ def test_flips_and_rotations_give_each_of_the_eight_symmetries_and_nothing_else(
     image = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3)
     symmetries = {tuple(np.rot90(m, k).ravel()) for k in range(4) for m in (image[0, 0].numpy(), image[0, 0].numpy().T)}
     u = augmentation.draw(400, 0, 0)
-    x = augmentation.augment(image.expand(400, 1, 3, 3), u, config(flip=True, rotate=True))
+    x = augmentation.augment(image.expand(400, 1, 3, 3), u, config(flip_x=True, flip_y=True, rotate=True))
     seen = {tuple(np.rint((row.ravel() + 1) * 127.5).astype(int)) for row in x.numpy()}
     assert seen == {tuple(int(v) for v in s) for s in symmetries}
 
 
-@pytest.mark.parametrize(("name", "share"), [("zoom", 0.3), ("flip", 0.75), ("rotate", 0.375)])
+@pytest.mark.parametrize(("name", "share"), [("zoom", 0.3), ("flip_x", 0.5), ("flip_y", 0.5), ("rotate", 0.375)])
 def test_the_share_of_images_that_a_step_changes_is_its_probability(name, share):
     images = torch.randint(0, 256, (4000, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     x = augmentation.augment(images, augmentation.draw(4000, 1, 2), config(**{name: True}))
@@ -45,7 +48,7 @@ def test_the_share_of_images_that_a_step_changes_is_its_probability(name, share)
 def test_zoom_enlarges_the_centre():
     centre = torch.zeros((1, 1, 32, 32), dtype=torch.uint8)
     centre[..., 8:24, 8:24] = 255
-    u = torch.full((1, 9), 0.0)  # zooms, to 0.80 of the width
+    u = torch.full((1, 11), 0.0)  # zooms, to 0.80 of the width
     lit = (augmentation.augment(centre, u, config(zoom=True)) > 0).float().sum()
     assert lit == pytest.approx(256 / 0.8**2, rel=0.02)
 
@@ -57,7 +60,7 @@ def test_every_image_of_a_batch_draws_for_itself(images):
 
 
 def test_an_image_is_augmented_alike_in_any_batch(images):
-    everything = config(flip=True, rotate=True, zoom=True, colour=True)
+    everything = config(flip_x=True, flip_y=True, rotate=True, shift=3, zoom=True, colour=True)
     u = augmentation.draw(200, 3, 4)
     whole = augmentation.augment(images, u, everything)
     part = augmentation.augment(images[50:57], u[50:57], everything)
@@ -101,5 +104,21 @@ def test_grey_images_can_be_jittered():
 
 def test_a_batch_of_which_no_image_zooms_stays_as_it_is():
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    x = augmentation.augment(images, torch.full((2, 9), 0.9), config(zoom=True))
+    x = augmentation.augment(images, torch.full((2, 11), 0.9), config(zoom=True))
     assert torch.equal(x, augmentation.scale(images))
+
+
+def test_shifts_move_the_image_by_every_whole_number_up_to_the_most_and_repeat_the_border():
+    image = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    x = augmentation.augment(image.expand(400, 1, 8, 8), augmentation.draw(400, 0, 0), config(shift=2))
+    padded = np.pad(image[0, 0].numpy(), 2, mode="edge")
+    expected = {tuple(padded[i : i + 8, j : j + 8].ravel().tolist()) for i in range(5) for j in range(5)}
+    seen = {tuple(np.rint((row.ravel() + 1) * 127.5).astype(int).tolist()) for row in x.numpy()}
+    assert seen == expected
+
+
+def test_the_draws_of_the_other_steps_are_those_that_they_were_before_there_was_a_shift():
+    from beyond_hard_labels.randomness import torch_seed
+
+    generator = torch.Generator().manual_seed(torch_seed("augmentation", 3, 1))
+    assert torch.equal(augmentation.draw(20, 3, 1)[:, :9], torch.rand((20, 9), generator=generator))

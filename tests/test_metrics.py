@@ -143,3 +143,75 @@ def test_one_split_has_no_interval():
     interval = metrics.corrected_t([0.3], 1 / 3)
     assert interval.mean == 0.3
     assert all(math.isnan(v) for v in interval[1:])
+
+
+def labelled(n=400, k=4, seed=0):
+    """Logits that are too sure of themselves by a factor of 2.5, and what they are about."""
+    rng = np.random.default_rng(seed)
+    calm = 1.5 * rng.standard_normal((n, k))
+    return 2.5 * calm, rng.multinomial(20, metrics.softmax(calm)) / 20, np.eye(k)[metrics.softmax(calm).argmax(axis=1)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["soft", "one-hot with mistakes"])
+def test_the_temperature_is_that_of_a_grid_search(kind, seed):
+    logits, truth, _ = labelled(seed=seed)
+    if kind != "soft":
+        truth = np.eye(4)[truth.argmax(axis=1)]
+    grid = np.exp(np.linspace(np.log(0.05), np.log(100), 20_001))
+
+    def cross_entropy(t):
+        return -(truth * np.log(metrics.softmax(logits / t))).sum(axis=1).mean()
+
+    coarse = grid[::100][np.argmin([cross_entropy(t) for t in grid[::100]])]
+    fine = grid[(grid > coarse / 1.1) & (grid < coarse * 1.1)]
+    best = fine[np.argmin([cross_entropy(t) for t in fine])]
+    assert metrics.temperature(logits, truth) == pytest.approx(best, rel=2e-3)
+
+
+def test_a_temperature_undoes_the_factor_that_made_logits_too_sure():
+    logits, truth, _ = labelled(n=20_000)
+    assert metrics.temperature(logits, truth) == pytest.approx(2.5, rel=0.03)
+
+
+def test_the_temperature_of_logits_that_are_never_wrong_stays_within_its_bounds():
+    logits, _, right = labelled()
+    assert 0.05 <= metrics.temperature(logits, right) < 0.06
+
+
+def draw_votes(p, m, n=20_000, seed=0):
+    counts = np.random.default_rng(seed).multinomial(m, p, n)
+    shares = counts / m[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rows = np.where(shares > 0, shares * np.log(shares / np.asarray(p)), 0).sum(axis=1)
+    return counts, rows.mean()
+
+
+@pytest.mark.parametrize(
+    ("p", "least", "most"),
+    [
+        pytest.param([0.5, 0.5], 40, 80, id="two classes"),
+        pytest.param([0.4, 0.3, 0.3], 41, 42, id="odd and even numbers of votes"),
+        pytest.param([0.2] * 5, 50, 200, id="unequal numbers"),
+    ],
+)
+def test_both_floors_are_the_kl_of_a_model_that_knows_the_distribution(p, least, most):
+    m = np.random.default_rng(1).integers(least, most + 1, 20_000)
+    counts, measured = draw_votes(p, m)
+    assert metrics.noise_floor(counts) == pytest.approx(measured, rel=0.05)
+    assert metrics.split_half_floor(counts) == pytest.approx(measured, rel=0.08)  # its second order is larger
+
+
+def test_with_rare_classes_both_floors_are_low_and_that_of_halves_is_the_nearer():
+    counts, measured = draw_votes([0.9, *[0.01] * 10], np.full(5000, 50), n=5000)
+    assert metrics.noise_floor(counts) < metrics.split_half_floor(counts) < measured
+
+
+def test_unanimous_and_single_votes_have_no_floor():
+    for counts in (np.array([[9, 0], [0, 4]]), np.array([[1, 0], [0, 1]])):
+        assert metrics.noise_floor(counts) == 0
+        assert metrics.split_half_floor(counts) == 0
+
+
+def test_the_worked_number_of_the_floor():
+    assert metrics.noise_floor(np.array([[4, 6], [10, 0]])) == pytest.approx(0.025)

@@ -48,7 +48,7 @@ def test_what_is_installed_here_is_what_is_pinned():
 
 RESULTS = (
     *("randomness", "parameters", "shapes", "images", "votes", "real_data", "augmentation", "models", "training"),
-    *("metrics", "embedding", "runs", "study", "dcic", "fetch"),
+    *("metrics", "embedding", "runs", "study", "sections", "dcic", "fetch"),
 )
 
 

@@ -4,8 +4,9 @@ One module per stage, in the order in which data meets them: `shapes` draws the 
 states what a set of labelled images is, `real_data` reads one from files, `dcic` knows the benchmark's
 format, `fetch` gets published ones, `votes` turns votes into targets, `augmentation`, `models` and
 `training` make a run, `metrics` and `embedding` read it, `runs` stores it, `study` plans a grid of
-runs, `report` and `plots` show them, `interactive` lets readers explore them, `run_pages` says where
-numbers come from, `verify` proves it, `book` stages and builds the pages, `cli` is the command.
+runs, `sections` says what there is of the real sets, `report`, `plots` and `real_votes` show them,
+`interactive` lets readers explore them, `run_pages` says where numbers come from, `verify` proves it,
+`book` stages and builds the pages, `cli` is the command.
 
 Importing the package is instant: each module imports what it needs.
 """

@@ -9,6 +9,9 @@ saturation 0.6 to 1.6, brightness +-0.2 on the scale of [-1, 1], contrast 0.5 to
 multiple of 90 degrees (0.5). Two differences: hue and saturation are changed on [0, 1], where they
 are defined, and flips and rotations come first, on bytes, which changes nothing since they commute
 with the rest.
+
+For real images, which have an up and a down, each axis flips on its own switch, and there is a step
+that DCIC has not: a shift by up to some whole pixels along each axis, the border repeated.
 """
 
 import torch
@@ -16,14 +19,17 @@ import torch.nn.functional as F
 
 from beyond_hard_labels.randomness import torch_seed
 
-_COLUMNS = 9
-_FLIP_X, _FLIP_Y, _TURN, _ZOOM, _ZOOM_TO, _HUE, _SATURATION, _BRIGHTNESS, _CONTRAST = range(_COLUMNS)
+_COLUMNS = 11
+_FLIP_X, _FLIP_Y, _TURN, _ZOOM, _ZOOM_TO, _HUE, _SATURATION, _BRIGHTNESS, _CONTRAST = range(_COLUMNS - 2)
+_SHIFT = slice(_COLUMNS - 2, _COLUMNS)  # down, right
 
 
 def draw(n_images: int, seed: int, epoch: int) -> torch.Tensor:
-    """Return the uniform draws of one epoch, float32 (N, 9) on the CPU, one row an image of the set."""
+    """Return the uniform draws of one epoch, float32 (N, 11) on the CPU, one row an image of the set."""
     generator = torch.Generator().manual_seed(torch_seed("augmentation", seed, epoch))
-    return torch.rand((n_images, _COLUMNS), generator=generator)
+    # The shift is drawn last, so that the other draws are the same as without it.
+    parts = [torch.rand((n_images, n), generator=generator) for n in (_SHIFT.start, _COLUMNS - _SHIFT.start)]
+    return torch.cat(parts, dim=1)
 
 
 def scale(images: torch.Tensor) -> torch.Tensor:
@@ -39,25 +45,28 @@ def augment(images: torch.Tensor, u: torch.Tensor, config) -> torch.Tensor:
     images : torch.Tensor
         uint8 (B, C, H, W) on any device, H = W.
     u : torch.Tensor
-        (B, 9) on the CPU, the images' rows of `draw`; on the CPU, since choosing the few images that
+        (B, 11) on the CPU, the images' rows of `draw`; on the CPU, since choosing the few images that
         zoom would otherwise wait for the device.
     config : TrainConfig
-        Its fields ``augment_flip``, ``augment_rotate``, ``augment_zoom`` and ``augment_colour``.
+        Its fields that begin with ``augment_``.
 
     Returns
     -------
     torch.Tensor
         float32 (B, C, H, W) in [-1, 1].
     """
-    coin = (u < 0.5).to(images.device)[:, :, None, None, None]  # (B, 9, 1, 1, 1)
-    if config.augment_flip:
+    coin = (u < 0.5).to(images.device)[:, :, None, None, None]  # (B, 11, 1, 1, 1)
+    if config.augment_flip_x:
         images = torch.where(coin[:, _FLIP_X], images.flip(3), images)
+    if config.augment_flip_y:
         images = torch.where(coin[:, _FLIP_Y], images.flip(2), images)
     if config.augment_rotate:
         turns = torch.where(u[:, _TURN] < 0.5, (8 * u[:, _TURN]).long(), 0)  # 0 to 3 quarter turns
         turns = turns.to(images.device)[:, None, None, None]
         images = torch.where(turns % 2 == 1, images.transpose(2, 3).flip(2), images)
         images = torch.where(turns >= 2, images.flip((2, 3)), images)
+    if config.augment_shift:
+        images = _shift(images, u[:, _SHIFT].to(images.device), config.augment_shift)
     x = scale(images)
     if config.augment_colour:
         x = _jitter(x, u.to(x.device)[:, :, None, None])
@@ -67,6 +76,16 @@ def augment(images: torch.Tensor, u: torch.Tensor, config) -> torch.Tensor:
         if len(chosen):  # a small batch may have none
             x[chosen.to(x.device)] = _zoom(x[chosen.to(x.device)], to.to(x.device))
     return x
+
+
+def _shift(images: torch.Tensor, u: torch.Tensor, most: int) -> torch.Tensor:
+    """Move each image by a whole number of pixels from -most to most along each axis; the border is repeated."""
+    size = images.shape[-1]
+    by = (u * (2 * most + 1)).floor().long() - most  # (B, 2)
+    source = (torch.arange(size, device=images.device) - by[:, :, None]).clamp(0, size - 1)  # (B, 2, H)
+    rows, columns = source[:, 0, None, :, None], source[:, 1, None, None, :]
+    batch, channels = (torch.arange(n, device=images.device) for n in images.shape[:2])
+    return images[batch[:, None, None, None], channels[None, :, None, None], rows, columns]
 
 
 def _zoom(x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:

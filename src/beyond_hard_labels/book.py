@@ -28,7 +28,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from beyond_hard_labels import InputError, report, run_pages, runs, verify
+from beyond_hard_labels import InputError, report, run_pages, runs, sections, verify
 from beyond_hard_labels.study import Study, ensure
 
 _SHOWN_PACKAGES = (
@@ -167,6 +167,8 @@ def inputs(source: Path, study: Study) -> dict[str, str]:
     hashed = {name: _hash(part) for name, part in parts.items()}
     if any("ensure(" in cell for cell in cells):
         hashed["runs"] = _hash([run.manifest["files"] if (run := runs.find(spec)) else None for spec in study.specs()])
+    if any("sections." in cell for cell in cells):
+        hashed["real sets"] = _hash(sections.state())
     used = runs.modules_used("\n".join(cells))
     return hashed | {f"{module}.py": runs.code_fingerprint(module) for module in sorted(used)}
 

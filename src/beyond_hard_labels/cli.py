@@ -199,7 +199,7 @@ def _verify(arguments) -> int:
 
 def _compare(arguments) -> int:
     from beyond_hard_labels.metrics import METRICS
-    from beyond_hard_labels.runs import build_folder, load
+    from beyond_hard_labels.runs import build_folder, load, published_folder
 
     given = {}
     for pair in arguments.tolerance:
@@ -211,11 +211,12 @@ def _compare(arguments) -> int:
     folder = Path(arguments.run)
     if not folder.is_dir():
         folder = build_folder() / "runs" / arguments.run
-    if not folder.is_dir():
+    published = published_folder() / arguments.run
+    if not folder.is_dir() and not published.is_dir():
         raise InputError(f"there is no run '{arguments.run}', neither as a folder nor in {folder.parent}")
     from beyond_hard_labels.verify import TOLERANCES, compare
 
-    table, within, equal = compare(load(folder), TOLERANCES | given)
+    table, within, equal = compare(load(folder if folder.is_dir() else published), TOLERANCES | given)
     print(table.to_string(index=False))
     print("predictions equal to the last bit" if equal else "predictions differ in some bits")
     print("within the tolerances" if within else "NOT within the tolerances")

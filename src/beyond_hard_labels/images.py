@@ -1,6 +1,6 @@
 """What a set of labelled images is, everywhere in this project, and how it is split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +65,27 @@ class LabelledImages:
         off = np.flatnonzero(~(np.abs(self.truth.sum(axis=1) - 1) < 1e-9) | (self.truth < 0).any(axis=1))
         if off.size:
             raise InputError(f"{self.name}: truth is not a distribution in row {off[0]}: {self.truth[off[0]]}")
+
+
+def shrink(data: LabelledImages, size: int) -> LabelledImages:
+    """Return a set with images of `size` pixels a side, each the mean of a block of pixels, rounded.
+
+    Raises
+    ------
+    InputError
+        If `size` does not divide the side of the images.
+    """
+    n, channels, side = data.images.shape[:3]
+    block = side // size
+    if block * size != side:
+        raise InputError(f"{data.name}: images of {side} pixels a side cannot be shrunk to {size}, no divisor of it")
+    if block == 1:
+        return data
+    shrunk = np.empty((n, channels, size, size), np.uint8)
+    for i, image in enumerate(data.images):  # one at a time, to keep memory flat
+        total = image.reshape(channels, size, block, size, block).sum(axis=(2, 4), dtype=np.uint32)
+        shrunk[i] = (total + block**2 // 2) // block**2
+    return replace(data, images=shrunk)
 
 
 class Split(NamedTuple):

@@ -7,7 +7,9 @@ the soft truth unless its name says otherwise.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
+
+from beyond_hard_labels.randomness import stream
 
 _CLIP = 1e-5  # DCIC's; a confident miss saturates at -log(1e-5) = 11.51
 
@@ -148,6 +150,58 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     z = logits.astype(np.float64)
     z = np.exp(z - z.max(axis=1, keepdims=True))
     return z / z.sum(axis=1, keepdims=True)
+
+
+def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Return the temperature T that makes softmax(logits / T) fit the truth best, within [0.05, 100].
+
+    It minimises the cross-entropy (Guo et al. 2017) and leaves the predicted class alone. The
+    cross-entropy is convex in 1 / T, so there is one minimum.
+
+    Parameters
+    ----------
+    logits, truth : np.ndarray
+        (N, K), of images that are not scored afterwards; rows of `truth` sum to 1 and may be one-hot.
+    """
+
+    def cross_entropy(log_t: float) -> float:
+        z = logits / np.exp(log_t)
+        return float((special.logsumexp(z, axis=1) - (truth * z).sum(axis=1)).mean())
+
+    found = optimize.minimize_scalar(cross_entropy, bounds=np.log((0.05, 100.0)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def noise_floor(votes: np.ndarray) -> float:
+    """Return the KL(shares of the votes || distribution) that remains for a model that knows the distribution.
+
+    To first order it is (support - 1) / (2 m) for m votes, averaged over the images. That assumes that
+    votes are independent draws from the image's own distribution, and takes the classes that got a
+    vote for its support, which leaves out classes too rare to be seen. Ten votes on two classes and
+    ten on one give (0.05 + 0) / 2 = 0.025.
+
+    Parameters
+    ----------
+    votes : np.ndarray
+        int (N, K), votes per class.
+    """
+    return float((((votes > 0).sum(axis=1) - 1) / (2 * votes.sum(axis=1))).mean())
+
+
+def split_half_floor(votes: np.ndarray, seed: int = 0) -> float:
+    """Return the same floor as `noise_floor`, measured: how far two random halves of the votes are apart.
+
+    The votes of each image are dealt into two halves; the mean Jensen-Shannon divergence of their
+    shares, weighted by their sizes, is to first order the floor of all votes together. It needs no
+    support, and sees what votes that are alike would hide; it assumes as much independence. An image
+    with a single vote counts as 0.
+    """
+    draw = stream("halves", seed).multivariate_hypergeometric
+    total = votes.sum(axis=1)
+    half = np.array([draw(row, m // 2, method="count") for row, m in zip(votes, total, strict=True)])
+    parts = [(part, part.sum(axis=1)) for part in (half, votes - half)]
+    within = sum(size * entropy(part / np.maximum(size, 1)[:, None]) for part, size in parts) / total
+    return float((entropy(votes / total[:, None]) - within).mean())
 
 
 class Interval(NamedTuple):

@@ -222,3 +222,15 @@ def class_maps(planes: dict[str, np.ndarray], truth: np.ndarray, class_names) ->
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
     figure.legend(handles, class_names, loc="outside lower center", ncols=min(len(class_names), 6), frameon=False)
     return figure
+
+
+def vote_spread(total: np.ndarray, share: np.ndarray, entropy: np.ndarray) -> plt.Figure:
+    """Show over images the number of votes, the share of the leading class and the entropy of the votes."""
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), sharey=True)
+    labels = ("votes an image", "share of the leading class", "entropy of the votes (nats)")
+    for axis, values, label in zip(axes, (total, share, entropy), labels, strict=True):
+        axis.hist(values, bins=25, color="0.5")
+        axis.set(xlabel=label)
+    axes[0].set_ylabel("images")
+    figure.tight_layout()
+    return figure

@@ -17,16 +17,25 @@ import pandas as pd
 
 from beyond_hard_labels import InputError, embedding, metrics, votes
 from beyond_hard_labels.images import LabelledImages, random_split
-from beyond_hard_labels.real_data import SYNTHETIC
+from beyond_hard_labels.real_data import SYNTHETIC, names
 from beyond_hard_labels.runs import Run
+from beyond_hard_labels.runs import differences as differing
 from beyond_hard_labels.study import Study, images_of, map_of, valid_parameters
 from beyond_hard_labels.votes import LABEL_KINDS
 
-PAPER = {  # Table 1 of the paper, Synthetic: mean and standard deviation over three splits
-    ("hard", "macro_accuracy"): (0.8247, 0.0500),
-    ("hard", "kl"): (0.4137, 0.0836),
-    ("soft", "macro_accuracy"): (0.9096, 0.0137),
-    ("soft", "kl"): (0.0394, 0.0009),
+PAPER = {  # Table 1 of the paper: mean and standard deviation over three splits
+    SYNTHETIC: {
+        ("hard", "macro_accuracy"): (0.8247, 0.0500),
+        ("hard", "kl"): (0.4137, 0.0836),
+        ("soft", "macro_accuracy"): (0.9096, 0.0137),
+        ("soft", "kl"): (0.0394, 0.0009),
+    },
+    "micebone": {
+        ("hard", "macro_accuracy"): (0.6217, 0.0466),
+        ("hard", "kl"): (0.7884, 0.1089),
+        ("soft", "macro_accuracy"): (0.6903, 0.0669),
+        ("soft", "kl"): (0.2280, 0.0227),
+    },
 }
 HEADINGS = {
     "macro_accuracy": "macro accuracy ↑",
@@ -72,7 +81,10 @@ def table_one(runs: list[Run]) -> pd.DataFrame:
         (labels, name): tuple(table.loc[labels, name]) for labels in LABEL_KINDS for name in ("macro_accuracy", "kl")
     }
     rows = {}
-    for source, values in (("paper", PAPER), (f"[this book](#{label(runs)})", ours)):
+    sources = {"paper": PAPER.get(runs[0].spec.dataset), f"[this book](#{label(runs)})": ours}
+    for source, values in sources.items():
+        if values is None:  # a set that the paper has not
+            continue
         row = {}
         for name in ("macro_accuracy", "kl"):
             better = _better(values["soft", name][0], values["hard", name][0], name)
@@ -91,6 +103,72 @@ def label(runs: list[Run]) -> str:
 
 def _better(soft: float, hard: float, name: str) -> str:
     return "soft" if (soft > hard) == (name in _HIGHER_IS_BETTER) else "hard"
+
+
+def arm_table(runs: list[Run]) -> pd.DataFrame:
+    """Return one row an arm of runs on real votes, the paper's first: its scores beside the floor under each KL.
+
+    The columns with a temperature are the KL after the logits were divided by the one that fits the
+    arm's own targets, or the soft truth, of the validation images.
+    """
+    rows = [
+        {
+            "arm": f"paper, {labels} labels",
+            HEADINGS["macro_accuracy"]: plus_minus(*values[labels, "macro_accuracy"]),
+            HEADINGS["kl"]: plus_minus(*values[labels, "kl"]),
+        }
+        for values in [PAPER.get(runs[0].spec.dataset)]
+        if values
+        for labels in LABEL_KINDS
+    ]
+    for labels in LABEL_KINDS:
+        found = pd.DataFrame([_beside_votes(run) for run in runs if run.spec.labels == labels])
+        row = {name: plus_minus(column.mean(), column.std()) for name, column in found.items()}
+        rows.append({"arm": f"[this book, {labels} labels](#{label(runs)})"} | row)
+    return pd.DataFrame(rows)
+
+
+def _beside_votes(run: Run) -> dict[str, float]:
+    """Return a run's headline scores, its KL after scaling by a temperature, and the floors under it."""
+    test_votes = run.stored("test_votes")
+    scaled = {f"KL, T by {truth} ↓": kl for truth, (_, kl) in run.temperatures().items()}
+    return (
+        {HEADINGS[name]: run.metrics[name] for name in ("macro_accuracy", "kl")}
+        | scaled
+        | {"floor, analytic": metrics.noise_floor(test_votes), "floor, halves": metrics.split_half_floor(test_votes)}
+    )
+
+
+def temperature_table(runs: list[Run]) -> pd.DataFrame:
+    """Return one row a run: its temperatures and the KL without and with them."""
+    return pd.DataFrame(
+        [
+            {"labels": run.spec.labels, "split": run.spec.split, "run": run_link(run), "KL": f"{run.metrics['kl']:.4f}"}
+            | {
+                f"{what}, {name}": f"{value:.4f}"
+                for name, pair in run.temperatures().items()
+                for what, value in zip(("T", "KL"), pair, strict=True)
+            }
+            for run in runs
+        ]
+    )
+
+
+def official_table(runs: list[Run]) -> pd.DataFrame:
+    """Return one row an arm: macro accuracy against the majority of the votes, and against the official label."""
+    rows = []
+    for labels in LABEL_KINDS:
+        of_arm = [run for run in runs if run.spec.labels == labels]
+        official = [np.eye(run.truth.shape[1])[run.stored("test_official")] for run in of_arm]
+        against = {
+            "against the majority ↑": [run.metrics["macro_accuracy"] for run in of_arm],
+            "against the official label ↑": [
+                metrics.macro_accuracy(rows, run.predicted) for rows, run in zip(official, of_arm, strict=True)
+            ],
+        }
+        row = {name: plus_minus(np.mean(v), pd.Series(v).std()) for name, v in against.items()}
+        rows.append({"macro accuracy of": f"[{labels} labels](#{label(runs)})"} | row)
+    return pd.DataFrame(rows)
 
 
 def all_metrics(runs: list[Run]) -> pd.DataFrame:
@@ -142,6 +220,7 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
 
     Numbers link to the page of the runs that they come from.
     """
+    paper = PAPER.get(runs[0].spec.dataset, {})
     table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
     linked = {
         f"{labels}.{name}": plus_minus(*table.loc[labels, name]) for labels in LABEL_KINDS for name in metrics.METRICS
@@ -152,11 +231,12 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
     named = {name: f"[{text}](#{label(runs)})" for name, text in linked.items()}
     for name, (before, _, after) in verdicts.items():
         named[f"verdict.{name}"] = before + named[f"verdict.{name}"] + after
-    named |= {f"paper.{labels}.{name}": plus_minus(*value) for (labels, name), value in PAPER.items()}
+    named |= {f"paper.{labels}.{name}": plus_minus(*value) for (labels, name), value in paper.items()}
     named |= {f"parameter.{name}": str(value) for name, value in study.shared.items()}
     named |= {"profile": study.profile, "protocol": study.protocol.replace("_", " "), "splits": str(study.splits)}
     named |= {"perplexity": f"{study.perplexity:g}", "tsne_iterations": str(study.tsne_iterations)}
     named |= {"images.test": str(len(runs[0].index)), "badge": badge(study, runs), "command": study.command}
+    named |= {"published": banner(runs)}
     tables = {
         "one": lambda: table_one(runs),
         "metrics": lambda: all_metrics(runs),
@@ -167,6 +247,9 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
         "last_epoch": lambda: last_epoch(runs),
         "images": lambda: image_table(study, runs, 12),
         "map": lambda: map_quality(study, runs),
+        "votes": lambda: arm_table(runs),
+        "temperature": lambda: temperature_table(runs),
+        "official": lambda: official_table(runs),
     }
     return named | {
         f"table.{name}": lambda name=name, make=make: markdown_table(make(), name) for name, make in tables.items()
@@ -289,9 +372,8 @@ def _epochs_to(accuracy: float, runs: list[Run], labels: str) -> str:
 
 def data_badge(study: Study) -> str:
     """Say in one line which profile and data a page shows."""
-    source = (
-        "generated on this machine (cpu)" if study.shared["dataset"] == SYNTHETIC else "images and votes from a file"
-    )
+    here = "images and votes from a file" if study.shared["dataset"] in names() else "whose images are not here"
+    source = "generated on this machine (cpu)" if study.shared["dataset"] == SYNTHETIC else here
     shared, changed = study.shared, ", ".join(f"{name} = {value}" for name, value in study.changed.items())
     return (
         f"**Profile {study.profile}**{f' with {changed}' if changed else ''} · {shared['dataset']}, "
@@ -304,8 +386,29 @@ def badge(study: Study, runs: list[Run]) -> str:
     spec, manifest = runs[0].spec, runs[0].manifest
     return (
         f"{data_badge(study)} · {spec.backbone}, weights {spec.weights}, {spec.epochs} epochs, protocol "
-        f"{study.protocol.replace('_', ' ')} · {study.splits} split(s) · trained on this machine, "
+        f"{study.protocol.replace('_', ' ')} · {study.splits} split(s) · {_trained_on(runs)}, "
         f"{manifest['machine'].get('gpu', spec.device)}, {spec.dtype}, torch {manifest['versions']['torch']}"
+    )
+
+
+def _trained_on(runs: list[Run]) -> str:
+    of_project = [run for run in runs if run.published]
+    if not of_project:
+        return "trained on this machine"
+    machine = of_project[0].manifest["machine"]
+    part = "published run" if len(runs) == 1 else f"{len(of_project)} of {len(runs)} are published runs"
+    return f"{part}, trained on {machine['system']} with {machine['cores']} cores"
+
+
+def banner(runs: list[Run]) -> str:
+    """Say of published runs that they are, and what differs from this machine; nothing of others."""
+    of_project = [run for run in runs if run.published]
+    if not of_project:
+        return ""
+    found = sorted({difference for run in of_project for difference in differing(run)})
+    return (
+        f"**Published.** {len(of_project)} of these {len(runs)} runs were not trained on this machine but come with "
+        f"the project. What made them differs from what is here in: {'; '.join(found) or 'nothing'}."
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from beyond_hard_labels import report
 from beyond_hard_labels.parameters import options
-from beyond_hard_labels.runs import FILES, Run, RunSpec
+from beyond_hard_labels.runs import Run, RunSpec
 from beyond_hard_labels.study import Study
 
 _LIST = """({label})=
@@ -122,7 +122,7 @@ def texts(run: Run) -> dict[str, Callable[[], str]]:
         "spec": lambda: pd.DataFrame(spec, columns=["parameter", "value", "meaning"]),
         "made": lambda: pd.DataFrame(made, columns=["what", "value"]),
         "files": lambda: pd.DataFrame(
-            [(f"`{n}`", f"{(run.folder / n).stat().st_size:,}", f"`{manifest['files'][n]}`") for n in FILES],
+            [(f"`{n}`", f"{(run.folder / n).stat().st_size:,}", f"`{manifest['files'][n]}`") for n in run.files],
             columns=["file", "bytes", "SHA-256"],
         ),
     }

@@ -4,13 +4,17 @@ A run is a frozen spec and a directory named by the hash of the spec:
 
     spec.json          the spec
     manifest.json      fingerprints of data and code, versions, machine, sizes, checksums of the files
-    predictions.npz    test and validation: row indices, soft truth, targets, logits
+    predictions.npz    test and validation: row indices, soft truth, logits; where the set has them, votes and
+                       official labels of the test images
     features.npz       pooled features of the test images
     history.csv        one row an epoch
     weights.safetensors
 
 Everything is written under a temporary name and renamed once. Metrics are not stored: they are
 computed from the predictions whenever they are read, so a change in `metrics` retrains nothing.
+
+A published run is such a folder in ``results`` of the project, which may lack features and weights.
+It is found by its spec alone, whatever code and versions made it; `differences` says what they were.
 """
 
 import ast
@@ -30,7 +34,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, metrics
+from beyond_hard_labels import InputError, metrics, votes
+from beyond_hard_labels.images import LabelledImages, Split
 from beyond_hard_labels.parameters import option
 from beyond_hard_labels.training import TrainConfig, Trained
 from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
@@ -38,6 +43,7 @@ from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
 _RESULT_MODULES = ("randomness", "images", "votes", "augmentation", "models", "training")
 _RESULT_PACKAGES = ("numpy", "torch", "timm")
 FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
+PUBLISHED_FILES = ("spec.json", "predictions.npz", "history.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +56,9 @@ class RunSpec(TrainConfig):
     data_seed: int = option("seed of the generated set", at_least=0)
     labels: str = option("kind of label trained on", choices=LABEL_KINDS)
     ties: str = option("what a hard label does with tied votes", choices=TIE_POLICIES)
-    split: int = option("number of the random split; seeds everything in the run", at_least=0)
+    raters: str = option("whose votes count: all, or those who labelled every image", choices=("all", "complete"))
+    split_kind: str = option("random, or slice: by the folds of the set", choices=("random", "slice"))
+    split: int = option("number of the split; seeds everything in the run", at_least=0)
 
     @property
     def key(self) -> str:
@@ -99,6 +107,35 @@ class Run:
         return self.history.set_index("epoch").loc[epoch].drop("train_loss").to_dict()
 
     @property
+    def published(self) -> bool:
+        """Whether this is one of the project's published runs."""
+        return self.folder.parent == published_folder()
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that make it up."""
+        return [name for name in FILES if not self.published or (self.folder / name).is_file()]
+
+    def stored(self, part: str) -> np.ndarray | None:
+        """Return an array of the predictions, such as ``validation_logits``; None if the set has no such."""
+        with np.load(self.folder / "predictions.npz", allow_pickle=False) as file:
+            return file[part] if part in file.files else None
+
+    def temperatures(self) -> dict[str, tuple[float, float]]:
+        """Return the temperature that fits the validation images, and the test KL with it, by what it fits.
+
+        Who has hard labels only can fit it to nothing but those, the run's ``own targets``; the ``soft
+        truth`` shows what scaling could do at best. Ties are broken by the policy of the run.
+        """
+        soft, logits, test_logits = map(self.stored, ("validation_truth", "validation_logits", "test_logits"))
+        own = votes.targets(soft, self.spec.labels, ties=self.spec.ties, seed=self.spec.split)
+        fitted = {
+            "own targets": metrics.temperature(logits[own.keep], own.rows[own.keep]),
+            "soft truth": metrics.temperature(logits, soft),
+        }
+        return {name: (t, metrics.kl(self.truth, metrics.softmax(test_logits / t))) for name, t in fitted.items()}
+
+    @property
     def features(self) -> np.ndarray:
         """Pooled features of the test images, float32 (N, F)."""
         with np.load(self.folder / "features.npz", allow_pickle=False) as file:
@@ -108,6 +145,11 @@ class Run:
 def build_folder() -> Path:
     """Return the folder of everything generated: BHL_BUILD_DIR, else ``build`` in the project."""
     return Path(os.environ.get("BHL_BUILD_DIR") or project_folder() / "build").resolve()
+
+
+def published_folder() -> Path:
+    """Return the folder of the published runs."""
+    return project_folder() / "results"
 
 
 def project_folder() -> Path:
@@ -166,22 +208,63 @@ def provenance(spec: RunSpec) -> dict:
     """Return what a local run must share with this moment to count: data, code and versions."""
     from beyond_hard_labels import real_data
 
-    generated = spec.dataset == real_data.SYNTHETIC  # such a set is its parameters and its code
+    data = None  # a file that is not here
+    if spec.dataset == real_data.SYNTHETIC:  # such a set is its parameters and its code
+        data = code_fingerprint("randomness", "shapes")
+    elif data_is_here(spec):
+        data = real_data.fingerprint(spec.dataset)
     return {
-        "data": code_fingerprint("randomness", "shapes") if generated else real_data.fingerprint(spec.dataset),
-        "code": code_fingerprint(*_RESULT_MODULES),
+        "data": data,
+        "code": code_fingerprint(*_RESULT_MODULES, *(["dcic"] if spec.split_kind == "slice" else [])),
         "versions": {name: importlib.metadata.version(name) for name in _RESULT_PACKAGES},
     }
 
 
 def find(spec: RunSpec) -> Run | None:
-    """Return the local run of a spec if it is there and fresh, else None."""
+    """Return the local run of a spec if it is there and fresh, else None; without its data it is not fresh."""
     folder = build_folder() / "runs" / spec.key
     if not folder.is_dir():
         return None
     run = load(folder)
     fresh = "files" in run.manifest and all(run.manifest[name] == value for name, value in provenance(spec).items())
     return run if fresh else None
+
+
+def data_is_here(spec: RunSpec) -> bool:
+    """Return whether the images that a run is trained on are on this machine."""
+    from beyond_hard_labels import real_data
+
+    return spec.dataset in real_data.names()
+
+
+def published(spec: RunSpec) -> Run | None:
+    """Return the published run of a spec, or None."""
+    folder = published_folder() / spec.key
+    return load(folder) if folder.is_dir() else None
+
+
+def published_specs(dataset: str) -> list[RunSpec]:
+    """Return the specs of all published runs on a set, in the order of their keys."""
+    found = [load(path.parent).spec for path in sorted(published_folder().glob("*/spec.json"))]
+    return [spec for spec in found if spec.dataset == dataset]
+
+
+def by_key(key: str) -> Run:
+    """Return the run of a key: the local one, or the published one where that is not there or not fresh."""
+    folder = published_folder() / key
+    if folder.is_dir():
+        of_project = load(folder)
+        return find(of_project.spec) or of_project
+    return load(build_folder() / "runs" / key)
+
+
+def differences(run: Run) -> list[str]:
+    """Say in words what a run was made of that is another here: data, code, versions."""
+    made, here = run.manifest, provenance(run.spec)
+    found = [f"other {name}" for name in ("data", "code") if here[name] not in (made[name], None)]
+    found += ["data that are not here to be compared"] if here["data"] is None else []
+    pairs = [(name, made["versions"].get(name), version) for name, version in here["versions"].items()]
+    return found + [f"{name} {there} (here {version})" for name, there, version in pairs if there != version]
 
 
 def load(folder: Path) -> Run:
@@ -192,7 +275,8 @@ def load(folder: Path) -> Run:
     InputError
         If a file is missing, or the spec has other fields than a run's.
     """
-    missing = [name for name in (*FILES, "manifest.json") if not (folder / name).is_file()]
+    expected = PUBLISHED_FILES if folder.parent == published_folder() else FILES
+    missing = [name for name in (*expected, "manifest.json") if not (folder / name).is_file()]
     if missing:
         raise InputError(
             f"the run in {folder} is not whole, {', '.join(missing)} not found; remove the folder to train it again"
@@ -215,7 +299,13 @@ def load(folder: Path) -> Run:
 
 
 def save(
-    spec: RunSpec, trained: Trained, split, truth: np.ndarray, ties: int, seconds: float, store: Path | None = None
+    spec: RunSpec,
+    trained: Trained,
+    split: Split,
+    data: LabelledImages,
+    ties: int,
+    seconds: float,
+    store: Path | None = None,
 ) -> Run:
     """Write a run whole or not at all, replacing a stale one, and return it as read back.
 
@@ -224,8 +314,8 @@ def save(
     spec : RunSpec
     trained : Trained
     split : Split
-    truth : np.ndarray
-        Soft truth of the whole set (N, K).
+    data : LabelledImages
+        The whole set.
     ties : int
         Tied images among the training images.
     seconds : float
@@ -240,14 +330,16 @@ def save(
     temporary = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=folder.parent))
     replaced = temporary.with_name(temporary.name + "-replaced")
     try:
+        more = {"test_votes": data.votes, "test_official": data.official}
         np.savez_compressed(
             temporary / "predictions.npz",
             test_index=split.test,
-            test_truth=truth[split.test],
+            test_truth=data.truth[split.test],
             test_logits=trained.test_logits,
             validation_index=split.validation,
-            validation_truth=truth[split.validation],
+            validation_truth=data.truth[split.validation],
             validation_logits=trained.validation_logits,
+            **{name: rows[split.test] for name, rows in more.items() if rows is not None},
         )
         np.savez_compressed(temporary / "features.npz", test=trained.test_features)
         pd.DataFrame(trained.history).to_csv(temporary / "history.csv", index=False)
@@ -256,6 +348,7 @@ def save(
         manifest = {
             **provenance(spec),
             "machine": machine(spec.device),
+            "classes": data.class_names,
             "training_images": len(split.train),
             "tied_training_images": ties,
             "seconds": round(seconds, 1),
@@ -279,7 +372,7 @@ def checksum(path: Path) -> str:
 
 def changed_files(run: Run) -> list[str]:
     """Return the names of a run's files that are not as they were stored."""
-    return [name for name, value in run.manifest["files"].items() if checksum(run.folder / name) != value]
+    return [name for name in run.files if checksum(run.folder / name) != run.manifest["files"][name]]
 
 
 def machine(device: str) -> dict[str, str]:

@@ -7,13 +7,15 @@ up in the store and trained if it is not there.
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,12 +25,14 @@ import numpy as np
 import yaml
 
 from beyond_hard_labels import InputError, embedding, real_data, runs, votes
-from beyond_hard_labels.images import LabelledImages, random_split
+from beyond_hard_labels.images import LabelledImages, Split, random_split, shrink
 from beyond_hard_labels.parameters import check, option, options
 from beyond_hard_labels.runs import Run, RunSpec
 from beyond_hard_labels.training import TimeUp, train
 
 PROFILES = ("smoke", "quick", "paper")
+PROTOCOLS = ("as_written", "as_run")
+_OF_FILE = ("n_images", "image_size", "data_seed")  # what the file of a set decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +40,8 @@ class Study:
     """A grid of runs; make one with `plan`."""
 
     profile: str = option("where defaults come from", choices=PROFILES)
-    protocol: str = option("as the paper writes it, or as the authors' code runs", choices=("as_written", "as_run"))
-    splits: int = option("random splits, each with both kinds of label", at_least=1)
+    protocol: str = option("as the paper writes it, or as the authors' code runs", choices=PROTOCOLS)
+    splits: int = option("splits, each with both kinds of label", at_least=1)
     perplexity: float = option("of the t-SNE map", at_least=2.0)
     tsne_iterations: int = option("gradient steps of the t-SNE map", at_least=10)
     shared: dict[str, Any]  # the fields that all runs share
@@ -75,43 +79,99 @@ def valid_parameters() -> dict[str, Any]:
 def plan(profile: str = "quick", **overrides) -> Study:
     """Return the study of a profile with some parameters changed.
 
+    A set may have values of its own in a profile (``profiles/sets.yml``), which come before what was
+    changed. Where the file of a set is not here, its size is taken from a published run of the study.
+
     Raises
     ------
     InputError
-        On unknown names, wrong types and values out of range; see `parameters.check`.
+        On unknown names, wrong types and values out of range, see `parameters.check`; if the set is
+        not here, or has not what is asked of it.
     """
     check(valid_parameters(), {"profile": profile})
     changed = dict(sorted(check(valid_parameters(), overrides).items()))
-    values = {"protocol": "as_written", **_read(profile)}
-    if changed.get("protocol") == "as_run":
-        values |= _read("as_run")
+    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", real_data.SYNTHETIC))
     values |= changed
     if values["dataset"] != real_data.SYNTHETIC:
-        values |= _of_file(values["dataset"], changed)
+        values |= _of_set(profile, values, changed)
+    elif (values["raters"], values["split_kind"]) != ("all", "random"):
+        raise InputError(
+            "the synthetic set has neither single raters nor folds: expected raters=all, split_kind=random"
+        )
     own = {name: values.pop(name) for name in ("protocol", "splits", "perplexity", "tsne_iterations")}
     study = Study(profile=profile, shared=values, changed=changed, **own)
     study.spec("soft", 0)  # checks what the profile says, too
     return study
 
 
-def _of_file(dataset: str, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters that a set's file decides; raise on those that were changed in vain."""
+def _defaults(profile: str, protocol: str, dataset: str) -> dict[str, Any]:
+    """Return the values of a profile and a protocol; those of the set come before."""
+    own = _read("sets").get(dataset, {})
+    values = _read(profile) | {"protocol": protocol, "dataset": dataset} | own.get(profile, {})
+    return values | (_read("as_run") | own.get("as_run", {}) if protocol == "as_run" else {})
+
+
+def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a set decides; raise on those that were changed in vain."""
+    dataset = values["dataset"]
+    if dataset not in real_data.names():
+        for spec in runs.published_specs(dataset):
+            sizes = {name: getattr(spec, name) for name in _OF_FILE}
+            wanted = values | sizes | changed
+            if all(wanted.get(name, value) == value for name, value in asdict(spec).items()):
+                return sizes
     data = real_data.read(dataset)
     n, size = len(data.ids), data.images.shape[-1]
-    asked = {"n_images": n, "image_size": size, "data_seed": 0} | changed
+    own = _read("sets").get(dataset, {}).get(profile, {})
+    asked = {"n_images": min(n, own.get("n_images", n)), "image_size": own.get("image_size", size)}
+    asked["image_size"] = size if size % asked["image_size"] else asked["image_size"]
+    asked |= {"data_seed": 0} | changed
     faults = []
+    if values["raters"] == "complete" and (data.ratings is None or not votes.complete_raters(data.ratings).size):
+        faults.append(f"parameter 'raters' is complete, expected all: no rater of {dataset} is known to have seen all")
+    if values["split_kind"] == "slice" and data.fold is None:
+        faults.append(f"parameter 'split_kind' is slice, expected random: {dataset} has no folds")
     if asked["n_images"] > n:
         faults.append(f"parameter 'n_images' is {asked['n_images']}, expected at most the {n} images of {dataset}")
-    if asked["image_size"] != size:
+    if size % asked["image_size"]:
         faults.append(
-            f"parameter 'image_size' is {asked['image_size']}, and the images of {dataset} have {size} pixels a side; "
+            f"parameter 'image_size' is {asked['image_size']}, and the images of {dataset} have {size} pixels a side, "
+            "which are shrunk by whole blocks; expected a divisor, or "
             f"import them again: bhl data import {dataset} --image-size {asked['image_size']} ..."
         )
     if asked["data_seed"] != 0:
         faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
     if faults:
         raise InputError("; ".join(faults))
-    return {name: asked[name] for name in ("n_images", "image_size", "data_seed")}
+    return {name: asked[name] for name in _OF_FILE}
+
+
+def published(dataset: str) -> Study | None:
+    """Return the study that the published runs of a set make up, named by the profile nearest to it, or None.
+
+    Of several, it is the one with the most splits, and then the most and largest images.
+    """
+    groups = defaultdict(set)
+    for spec in runs.published_specs(dataset):
+        groups[replace(spec, labels="soft", split=0)].add((spec.labels, spec.split))
+    whole = {spec: _whole_splits(found) for spec, found in groups.items()}
+    if not any(whole.values()):
+        return None
+    best = max(whole, key=lambda spec: (whole[spec], spec.n_images, spec.image_size, spec.key))
+    made = {name: value for name, value in asdict(best).items() if name not in (*_OF_FILE, "labels", "split")}
+    named = []
+    for profile, protocol in itertools.product(reversed(PROFILES), PROTOCOLS):
+        values = _defaults(profile, protocol, dataset) | {"protocol": "as_written"}
+        asked = {"protocol": protocol, "splits": whole[best], **made}
+        changed = {name: value for name, value in asked.items() if value != values[name]}
+        named.append((profile, changed | {"dataset": dataset}))
+    profile, changed = min(named, key=lambda pair: len(pair[1]))
+    return plan(profile, **changed)
+
+
+def _whole_splits(found: set[tuple[str, int]]) -> int:
+    """Return how many splits, from 0, have a run of each kind of label."""
+    return next(n for n in itertools.count() if any((labels, n) not in found for labels in votes.LABEL_KINDS))
 
 
 def _read(profile: str) -> dict[str, Any]:
@@ -147,11 +207,21 @@ def from_notebook(namespace: Mapping[str, Any], own: tuple[str, ...] = ()) -> St
     return require_generated(plan(**wanted))
 
 
-def load_images(dataset: str, n_images: int, image_size: int, data_seed: int) -> LabelledImages:
-    """Return a set of labelled images; generated or read once a process."""
-    if dataset == real_data.SYNTHETIC:
-        return _generate(n_images, image_size, data_seed)
-    return real_data.read(dataset, n_images)
+def images_of(spec: RunSpec) -> LabelledImages:
+    """Return the images that a run is trained on; generated or read once a process."""
+    if spec.dataset == real_data.SYNTHETIC:
+        return _generate(spec.n_images, spec.image_size, spec.data_seed)
+    return _prepare(spec.dataset, real_data.fingerprint(spec.dataset), spec.n_images, spec.image_size, spec.raters)
+
+
+@functools.lru_cache(maxsize=2)
+def _prepare(dataset: str, fingerprint: str, n_images: int, image_size: int, raters: str) -> LabelledImages:
+    data = real_data.read(dataset, n_images)
+    if raters == "complete":
+        of_whole_set = votes.complete_raters(real_data.read(dataset).ratings)
+        counts = votes.count(of_whole_set[:n_images], len(data.class_names))
+        data = replace(data, votes=counts, truth=votes.soft(counts))
+    return shrink(data, image_size)
 
 
 @functools.lru_cache(maxsize=2)
@@ -161,16 +231,20 @@ def _generate(n_images: int, image_size: int, data_seed: int) -> LabelledImages:
     return shapes.synthetic(n_images, image_size, data_seed)
 
 
-def images_of(spec: RunSpec) -> LabelledImages:
-    """Return the images that a run is trained on."""
-    return load_images(spec.dataset, spec.n_images, spec.image_size, spec.data_seed)
+def split_of(spec: RunSpec, data: LabelledImages) -> Split:
+    """Return the split of a run."""
+    if spec.split_kind == "random":
+        return random_split(len(data.ids), spec.split)
+    from beyond_hard_labels import dcic
+
+    return dcic.slice_split(data.fold, spec.split + 1)  # slices are counted from 1
 
 
 def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None) -> Run:
     """Train one run and store it, by default in the build folder; raises `training.TimeUp` at the deadline."""
     started = time.perf_counter()
     data = images_of(spec)
-    split = random_split(len(data.ids), spec.split)
+    split = split_of(spec, data)
     targets = votes.targets(
         data.truth if data.votes is None else data.votes, spec.labels, ties=spec.ties, seed=spec.split
     )
@@ -189,7 +263,7 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
     finally:
         progress.unlink(missing_ok=True)
     tied = int(targets.tied[split.train].sum())
-    return runs.save(spec, trained, split, data.truth, tied, time.perf_counter() - started, store)
+    return runs.save(spec, trained, split, data, tied, time.perf_counter() - started, store)
 
 
 def _progress_file(spec: RunSpec):
@@ -198,14 +272,29 @@ def _progress_file(spec: RunSpec):
 
 def find_or_train(spec: RunSpec) -> tuple[Run, bool]:
     """Return a run and whether it had to be trained, in this process."""
-    found = runs.find(spec)
+    found = find(spec)
     return found or execute(spec), found is None
+
+
+def find(spec: RunSpec) -> Run | None:
+    """Return the local run of a spec, or else a published one if it cannot be trained here, or None."""
+    return runs.find(spec) or (None if _can_train(spec) else runs.published(spec))
+
+
+def _can_train(spec: RunSpec) -> bool:
+    if spec.device == "cuda":
+        import torch
+
+        return torch.cuda.is_available() and runs.data_is_here(spec)
+    return runs.data_is_here(spec)
 
 
 def ensure(
     study: Study, *, workers: int | None = None, deadline: float = math.inf, executor: Executor | None = None
 ) -> list[Run]:
     """Return all runs of a study, in the order of its specs, after training those that are missing.
+
+    A published run counts where training is not possible, see `find`.
 
     Parameters
     ----------
@@ -224,7 +313,7 @@ def ensure(
         If runs are missing at the deadline; finished ones are kept, so another call goes on.
     """
     specs = study.specs()
-    missing = [spec for spec in specs if runs.find(spec) is None]
+    missing = [spec for spec in specs if find(spec) is None]
     if missing:
         if workers is None:
             workers = 1 if missing[0].device == "cuda" else max(1, len(os.sched_getaffinity(0)) // missing[0].threads)
@@ -234,7 +323,7 @@ def ensure(
         finally:
             if executor is None:
                 pool.shutdown(cancel_futures=True)
-    return [runs.find(spec) for spec in specs]
+    return [find(spec) for spec in specs]
 
 
 def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:

@@ -37,8 +37,10 @@ class TrainConfig:
     weight_decay: float = option("coupled: added to the gradient; decoupled: share of a weight a step", at_least=0.0)
     decay: str = option("coupled (SGD) or decoupled (SGDW)", choices=("coupled", "decoupled"))
     class_weights: bool = option("weight an image by n / (K n_c), c the argmax of its target")
-    augment_flip: bool = option("flip each axis, probability 0.5")
+    augment_flip_x: bool = option("flip left and right, probability 0.5")
+    augment_flip_y: bool = option("flip top and bottom, probability 0.5")
     augment_rotate: bool = option("rotate by multiples of 90 degrees, probability 0.5")
+    augment_shift: int = option("shift by up to so many pixels along each axis, the border repeated", at_least=0)
     augment_zoom: bool = option("zoom to the centre, probability 0.3")
     augment_colour: bool = option("jitter hue, saturation, brightness and contrast")
     device: str = option("what trains", choices=("cpu", "cuda"))
@@ -187,7 +189,7 @@ def train(
         if time.time() > deadline:
             raise TimeUp(f"stopped after {epoch} of {config.epochs} epochs")
         order = rows[stream("order", seed, epoch).permutation(len(rows))]
-        u = augmentation.draw(len(images), seed, epoch)  # (N, 9), on the CPU
+        u = augmentation.draw(len(images), seed, epoch)  # (N, 11), on the CPU
         total = torch.zeros((), device=device)
         model.train()
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -77,7 +77,7 @@ def runs_of(record: dict) -> tuple[study.Study, list[runs.Run]]:
 
 
 def _load(key: str) -> runs.Run:
-    return runs.load(runs.build_folder() / "runs" / key)
+    return runs.by_key(key)
 
 
 def _texts(record: dict) -> dict:

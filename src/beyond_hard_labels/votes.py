@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError
+from beyond_hard_labels import InputError, metrics
 from beyond_hard_labels.randomness import stream
 
 LABEL_KINDS = ("hard", "soft")
@@ -60,6 +60,11 @@ def _inverse_cdf(probabilities: np.ndarray, u: np.ndarray) -> np.ndarray:
 def count(ratings: np.ndarray, n_classes: int) -> np.ndarray:
     """Count single ratings (N, R), -1 for absent, into votes: int64 (N, K)."""
     return (ratings[:, :, None] == np.arange(n_classes)).sum(axis=1)
+
+
+def complete_raters(ratings: np.ndarray) -> np.ndarray:
+    """Return the ratings (N, R) of those raters only who labelled every image."""
+    return ratings[:, (ratings >= 0).all(axis=0)]
 
 
 def validate(votes, n_classes: int) -> np.ndarray:
@@ -199,3 +204,74 @@ def tie_policies(votes: np.ndarray, truth: np.ndarray, seed: int) -> pd.DataFram
             }
         )
     return pd.DataFrame(rows)
+
+
+def by_number(votes: np.ndarray) -> pd.DataFrame:
+    """Return what the labels of images with few and with many votes are like, one row a number of votes.
+
+    Of more than four different numbers, quarters of the images are taken together. ``standard error``
+    is the largest that a share of so many votes can have, 1 / (2 sqrt(m)) for the least m of the row;
+    ``floor`` is `metrics.noise_floor`. A plain mean gives all rows the same weight.
+    """
+    total = votes.sum(axis=1)
+    group = total if len(set(total)) <= 4 else np.searchsorted(np.quantile(total, (0.25, 0.5, 0.75)), total)
+    tied, rows = targets(votes, "hard").tied, []
+    for which in (group == number for number in np.unique(group)):
+        least, most = total[which].min(), total[which].max()
+        rows.append(
+            {
+                "votes an image": f"{least}" if least == most else f"{least} to {most}",
+                "images": int(which.sum()),
+                "standard error of a share": 0.5 / np.sqrt(least),
+                "tied": tied[which].mean(),
+                "unanimous": (votes[which].max(axis=1) == total[which]).mean(),
+                "mean entropy": metrics.entropy(soft(votes[which])).mean(),
+                "floor": metrics.noise_floor(votes[which]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def by_raters(ratings: np.ndarray, n_classes: int) -> pd.DataFrame:
+    """Return what counting only the raters who labelled every image changes, one row a choice of raters.
+
+    ``majority changed`` is the share of images whose majority, ties to the first, is another than that
+    of all votes; ``distance`` the mean Manhattan distance of the soft labels from those of all votes.
+    """
+    everyone, rows = count(ratings, n_classes), []
+    for name, chosen in (("all", ratings), ("complete", complete_raters(ratings))):
+        counts = count(chosen, n_classes)
+        if counts.any():
+            rows.append(
+                {
+                    "raters": name,
+                    "number": str(chosen.shape[1]),
+                    "votes": f"{counts.sum():,}",
+                    "tied": targets(counts, "hard").tied.mean(),
+                    "majority changed": (counts.argmax(axis=1) != everyone.argmax(axis=1)).mean(),
+                    "distance": metrics.manhattan(soft(everyone), soft(counts)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def agreement(votes: np.ndarray, official: np.ndarray, class_names: tuple[str, ...]) -> pd.DataFrame:
+    """Return how the crowd stands to the official label, one row an official class and one for all.
+
+    ``majority agrees`` is the share of images whose majority (ties to the first) is the official label,
+    ``votes agree`` the mean share of their votes for it.
+    """
+    guess, share = votes.argmax(axis=1), soft(votes)[np.arange(len(votes)), official]
+    parts = {name: official == c for c, name in enumerate(class_names)} | {"all": np.ones(len(votes), bool)}
+    return pd.DataFrame(
+        [
+            {
+                "official label": name,
+                "images": int(which.sum()),
+                "majority agrees": (guess == official)[which].mean(),
+                "votes agree": share[which].mean(),
+            }
+            for name, which in parts.items()
+            if which.any()
+        ]
+    )

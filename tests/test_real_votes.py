@@ -1,0 +1,468 @@
+"""Training on real votes, published runs, and the chapter that shows both."""
+
+import json
+import re
+import shutil
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+
+from beyond_hard_labels import (
+    InputError,
+    book,
+    images,
+    metrics,
+    real_data,
+    real_votes,
+    report,
+    runs,
+    sections,
+    study,
+    verify,
+    votes,
+)
+from conftest import ROOT, TINY
+
+CHAPTER = ROOT / "notebooks" / "06_real_votes.ipynb"
+SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
+
+
+def put(name, *, n=60, side=28, colour=False, classes=3, raters=None):
+    """Write a small set into the cache; with `raters`, the last ones saw the first third of the images only."""
+    rng = np.random.default_rng(0)
+    truth = rng.dirichlet(np.full(classes, 0.5), n)
+    arrays = {
+        "images": rng.integers(0, 256, (n, side, side, 3)[: 3 + colour], np.uint8),
+        "counts": rng.multinomial(9, truth),
+        "class_names": np.array([f"class {c}" for c in range(classes)]),
+        "labels": truth.argmax(axis=1),
+    }
+    if raters:
+        ratings = votes.simulate(truth, sum(raters), 0).astype(np.int8)
+        ratings[n // 3 :, raters[0] :] = -1
+        arrays |= {"counts": votes.count(ratings, classes), "ratings": ratings, "fold": np.arange(n) % 5 + 1}
+        del arrays["labels"]
+    folder = real_data.folders()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{name}.npz", **arrays)
+
+
+def put_all():
+    put("micebone", side=32, raters=(4, 8))
+    put("fashion_mnist_h")
+    put("cifar10h", side=32, colour=True)
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Return a function that trains a study and moves its runs into the project's published ones."""
+    root = tmp_path / "project"
+    for folder in ("notebooks", "book"):
+        shutil.copytree(ROOT / folder, root / folder)
+    shutil.copy(ROOT / "_toc.yml", root)
+    monkeypatch.setattr(runs, "project_folder", lambda: root)
+
+    def publish(made, *, features=False):
+        for spec in made.specs():
+            folder = root / "results" / spec.key
+            run = study.execute(spec)
+            folder.parent.mkdir(exist_ok=True)
+            shutil.move(run.folder, folder)
+            (folder / "weights.safetensors").unlink()
+            if not features:
+                (folder / "features.npz").unlink()
+        return made
+
+    return publish
+
+
+def take_away(name):
+    (real_data.folders()[1] / f"{name}.npz").unlink()
+
+
+# What a set has of its own
+
+
+def test_the_paper_profile_trains_micebone_as_the_paper_says():
+    put("micebone", side=32)
+    spec = study.plan("paper", dataset="micebone").spec("soft", 0)
+    assert (spec.backbone, spec.head, spec.schedule, spec.weight_decay) == ("resnet50v2", "mlp", "warm_restarts", 0.001)
+    assert (spec.batch_size, spec.epochs, spec.learning_rate, spec.decay) == (128, 60, 0.1, "coupled")
+    as_run = study.plan("paper", dataset="micebone", protocol="as_run").spec("soft", 0)
+    assert (as_run.learning_rate, as_run.schedule, as_run.weight_decay) == (0.01, "constant", 0.0001)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist_h", "cifar10h"])
+def test_what_has_an_up_and_a_down_is_not_turned_in_the_profiles_for_two_cores(name):
+    put(name)
+    for profile in ("quick", "smoke"):
+        spec = study.plan(profile, dataset=name).spec("soft", 0)
+        assert (spec.augment_flip_x, spec.augment_flip_y, spec.augment_rotate) == (True, False, False)
+        assert spec.augment_shift > 0
+
+
+def test_what_was_changed_comes_before_what_the_set_wants_and_that_before_the_profile():
+    put("micebone", side=32)
+    made = study.plan("paper", dataset="micebone", head="linear")
+    assert (made.shared["head"], made.shared["schedule"]) == ("linear", "warm_restarts")
+    assert study.plan("paper").shared["head"] == "linear"
+    assert study.plan("paper").shared["schedule"] == "cosine"
+
+
+def test_the_synthetic_set_and_a_users_own_one_have_the_profile_as_it_is():
+    put("mine", side=32)
+    own, generated = study.plan("quick", dataset="mine").shared, study.plan("quick").shared
+    assert {name for name in own if own[name] != generated[name]} == {"dataset", "n_images"}
+
+
+def test_a_preset_of_size_is_a_bound_and_not_a_demand():
+    put("cifar10h", n=400, side=32)
+    assert study.plan("smoke", dataset="cifar10h").shared["n_images"] == 300
+    put("cifar10h", n=50, side=32)
+    assert study.plan("smoke", dataset="cifar10h").shared["n_images"] == 50
+    put("micebone", side=64)
+    assert study.plan("quick", dataset="micebone").shared["image_size"] == 32
+    put("micebone", side=20)
+    assert study.plan("quick", dataset="micebone").shared["image_size"] == 20
+
+
+def test_images_are_shrunk_by_the_means_of_whole_blocks():
+    put("set", side=48, colour=True)
+    whole = study.images_of(study.plan("smoke", dataset="set").spec("soft", 0))
+    small = study.images_of(study.plan("smoke", dataset="set", image_size=16).spec("soft", 0))
+    block = whole.images[7, 2, 3:6, 9:12].astype(int)
+    assert small.images.shape == (60, 3, 16, 16)
+    assert small.images[7, 2, 1, 3] == int(block.sum() / 9 + 0.5)
+    with pytest.raises(InputError, match=r"'image_size' is 20, and the images of set have 48 .* expected a divisor"):
+        study.plan("smoke", dataset="set", image_size=20)
+    with pytest.raises(InputError, match="of 48 pixels a side cannot be shrunk to 20"):
+        images.shrink(whole, 20)
+
+
+# Raters and folds
+
+
+def test_complete_raters_are_those_of_the_whole_set_whatever_part_of_it_is_used():
+    put("micebone", side=32, raters=(4, 8))
+    asked = {"dataset": "micebone", "n_images": 15}
+    all_of_them, complete = (
+        study.images_of(study.plan("smoke", raters=raters, **asked).spec("soft", 0)) for raters in ("all", "complete")
+    )
+    assert set(all_of_them.votes.sum(axis=1)) == {12}
+    assert set(complete.votes.sum(axis=1)) == {4}
+    ratings = real_data.read("micebone").ratings[:15, :4]
+    assert np.array_equal(complete.truth, votes.count(ratings, 3) / 4)
+
+
+def test_a_slice_is_the_split_of_the_folds_and_counted_from_one():
+    put("micebone", side=32, raters=(4, 8))
+    spec = study.plan("smoke", dataset="micebone", split_kind="slice").spec("soft", 1)
+    data = study.images_of(spec)
+    split = study.split_of(spec, data)
+    assert set(data.fold[split.validation]) == {3}
+    assert set(data.fold[split.test]) == {4}
+    assert set(data.fold[split.train]) == {1, 2, 5}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        pytest.param({"raters": "complete"}, "'raters' is complete, expected all: no rater", id="no ratings"),
+        pytest.param({"split_kind": "slice"}, "'split_kind' is slice, expected random: set has no", id="no folds"),
+        pytest.param({"raters": "some"}, "'raters' is 'some', expected one of all, complete", id="unknown"),
+    ],
+)
+def test_what_a_set_has_not_cannot_be_asked_of_it(asked, message):
+    put("set")
+    with pytest.raises(InputError, match=message):
+        study.plan("smoke", dataset="set", **asked)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"raters": "complete"}, {"split_kind": "slice"}], ids=lambda asked: next(iter(asked))
+)
+def test_the_synthetic_set_has_neither_raters_nor_folds(asked):
+    with pytest.raises(InputError, match="neither single raters nor folds"):
+        study.plan("smoke", **asked)
+
+
+def test_unequal_votes_are_told_apart_by_their_number():
+    counts = np.array([[4, 4], [8, 0], [60, 21], [81, 0]])
+    table = votes.by_number(counts).set_index("votes an image")
+    assert table["images"].to_dict() == {"8": 2, "81": 2}
+    assert table["tied"].to_dict() == {"8": 0.5, "81": 0.0}
+    assert table.loc["8", "standard error of a share"] == pytest.approx(np.sqrt(0.25 / 8))
+    many = votes.by_number(np.random.default_rng(0).integers(1, 40, (200, 3)))
+    assert len(many) == 4
+    assert many["images"].sum() == 200
+
+
+def test_counting_complete_raters_only_says_what_it_changes():
+    ratings = np.array([[0, 0, 1, 1, 1], [0, 0, -1, -1, -1], [1, 1, -1, -1, -1], [0, 1, -1, -1, -1]], np.int8)
+    table = votes.by_raters(ratings, 2).set_index("raters")
+    assert table["number"].to_dict() == {"all": "5", "complete": "2"}
+    assert table["votes"].to_dict() == {"all": "11", "complete": "8"}
+    assert table["majority changed"].to_dict() == {"all": 0.0, "complete": 0.25}
+    assert table.loc["complete", "distance"] == pytest.approx(2 * 0.6 / 4)
+    assert table.loc["complete", "tied"] == 0.25
+
+
+def test_the_crowd_is_held_against_the_official_label_class_by_class():
+    counts = np.array([[3, 1], [1, 3], [0, 4], [4, 0]])
+    table = votes.agreement(counts, np.array([0, 0, 1, 1]), ("a", "b")).set_index("official label")
+    assert table["majority agrees"].to_dict() == {"a": 0.5, "b": 0.5, "all": 0.5}
+    assert table.loc["a", "votes agree"] == 0.5
+    assert table.loc["all", "images"] == 4
+
+
+# Published runs
+
+
+@pytest.fixture
+def one():
+    put("set")
+    return study.plan("smoke", dataset="set", **SMALL)
+
+
+def test_a_published_run_is_found_by_its_spec_where_the_data_are_not(publish, one):
+    publish(one)
+    take_away("set")
+    again = study.plan("smoke", dataset="set", **SMALL)
+    assert again == one
+    found = study.ensure(again)
+    assert [run.published for run in found] == [True, True]
+    assert [run.spec for run in found] == one.specs()
+    assert all(np.isfinite(run.metrics["kl"]) for run in found)
+    assert runs.changed_files(found[0]) == []
+
+
+def test_a_published_run_never_stands_in_for_one_that_can_be_trained(publish, one):
+    publish(one)
+    assert [run.published for run in study.ensure(one, workers=1)] == [False, False]
+
+
+def test_a_published_run_stands_in_where_the_device_is_not_there(publish, one, monkeypatch):
+    from torch import cuda
+
+    publish(one)
+    spec = one.spec("soft", 0)
+    there = runs.published_folder() / spec.key
+    on_gpu = study.plan("smoke", dataset="set", device="cuda", **SMALL).spec("soft", 0)
+    content = json.loads((there / "spec.json").read_text()) | {"device": "cuda"}
+    (there / "spec.json").write_text(json.dumps(content))
+    there.rename(there.with_name(on_gpu.key))
+    for available in (False, True):
+        monkeypatch.setattr(cuda, "is_available", lambda available=available: available)
+        assert (study.find(on_gpu) is not None) is not available
+
+
+def test_without_data_other_parameters_are_not_those_of_the_published_runs(publish, one):
+    publish(one)
+    take_away("set")
+    with pytest.raises(InputError, match="'dataset' is 'set', expected one of synthetic"):
+        study.plan("smoke", dataset="set", **SMALL | {"epochs": 3})
+
+
+def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publish, one):
+    publish(one)
+    study.ensure(one, workers=1)
+    key = one.spec("soft", 0).key
+    assert not runs.by_key(key).published
+    take_away("set")
+    assert runs.by_key(key).published
+
+
+def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publish, one):
+    publish(one)
+    take_away("set")
+    path = runs.published_folder() / one.spec("hard", 0).key / "manifest.json"
+    made = json.loads(path.read_text())
+    machine = {"system": "Plan9 mips", "cores": "3", "python": "3.11"}
+    changed = {"code": "another", "machine": machine, "versions": made["versions"] | {"torch": "1.0"}}
+    path.write_text(json.dumps(made | changed))
+    named = report.texts(one, study.ensure(one))
+    assert "2 of 2 are published runs, trained on Plan9 mips with 3 cores" in named["badge"]
+    assert "trained on this machine" not in named["badge"]
+    assert "2 of these 2 runs were not trained on this machine" in named["published"]
+    for part in ("other code", "torch 1.0 (here", "data that are not here to be compared"):
+        assert part in named["published"]
+
+
+def test_a_run_trained_here_has_no_banner(one):
+    found = study.ensure(one, workers=1)
+    assert report.banner(found) == ""
+    assert "trained on this machine" in report.badge(one, found)
+
+
+@pytest.mark.parametrize("name", [*runs.PUBLISHED_FILES, "manifest.json"])
+def test_a_published_run_needs_fewer_files_and_each_of_them(publish, one, name):
+    publish(one)
+    folder = runs.published_folder() / one.spec("soft", 0).key
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=rf"is not whole, {re.escape(name)} not found"):
+        runs.load(folder)
+
+
+def test_a_local_run_is_not_whole_without_its_weights(one):
+    run = study.execute(one.spec("soft", 0))
+    (run.folder / "weights.safetensors").unlink()
+    with pytest.raises(InputError, match=r"weights\.safetensors not found"):
+        runs.load(run.folder)
+
+
+def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(publish):
+    put("micebone", side=32)
+    publish(study.plan("smoke", dataset="micebone", **SMALL | {"splits": 2}))
+    take_away("micebone")
+    found = study.published("micebone")
+    assert (found.profile, found.splits, found.shared["epochs"]) == ("smoke", 2, 2)
+    assert found.changed == {"dataset": "micebone", "epochs": 2, "batch_size": 16}
+    assert study.plan(found.profile, **found.changed) == found
+    assert study.published("cifar10h") is None
+
+
+# The chapter
+
+
+def elements(part):
+    return {
+        make.__name__: make(part)
+        for make in (
+            *(real_votes.source, real_votes.card, real_votes.spread, real_votes.ambiguous),
+            *(real_votes.unequal, real_votes.scores, real_votes.official, real_votes.class_maps),
+        )
+    }
+
+
+def test_a_set_that_is_not_here_and_not_published_shows_one_sentence_with_the_command():
+    shown = elements(sections.section(study.plan("smoke"), "micebone", {"dataset": None}))
+    assert "`bhl data fetch micebone`" in shown.pop("source").data
+    assert set(shown.values()) == {None}
+
+
+def test_a_set_that_is_here_shows_everything():
+    put("fashion_mnist_h")
+    part = sections.section(study.plan("smoke", **SMALL), "fashion_mnist_h", {})
+    shown = elements(part)
+    assert None not in shown.values()
+    assert "trained on this machine" in shown["source"].text
+    assert "where they come from is not recorded" in shown["card"].data
+    assert "| class 0 |" in shown["official"].text
+
+
+def test_a_published_set_shows_what_follows_from_its_runs_and_says_what_is_left_out(publish):
+    put("cifar10h")
+    publish(study.plan("smoke", dataset="cifar10h", **SMALL))
+    take_away("cifar10h")
+    shown = elements(sections.section(study.plan("quick"), "cifar10h", {}))
+    assert {name for name, element in shown.items() if element is None} == {
+        *("card", "spread", "ambiguous", "unequal", "class_maps")
+    }
+    for sentence in ("**Published.** 2 of these 2", "The images are not on this machine", "without their features"):
+        assert sentence in shown["source"].text
+    assert "floor" in shown["scores"].text
+    assert "against the official label" in shown["official"].text
+
+
+def test_published_features_give_a_map(publish):
+    put("cifar10h")
+    publish(study.plan("smoke", dataset="cifar10h", **SMALL | {"tsne_iterations": 500}), features=True)
+    take_away("cifar10h")
+    part = sections.section(study.plan("quick"), "cifar10h", {})
+    assert real_votes._mapped(part)
+
+
+def test_beyond_the_paper_profile_one_split_is_trained_unless_more_are_asked_for():
+    put("fashion_mnist_h")
+    small = {name: value for name, value in SMALL.items() if name != "splits"}
+    assert len(sections.section(study.plan("smoke", **small), "fashion_mnist_h", {}).runs) == 2
+    assert len(sections.section(study.plan("smoke", splits=2, **small), "fashion_mnist_h", {}).runs) == 4
+
+
+def test_the_parameters_of_the_chapter_choose_set_raters_and_split():
+    put("micebone", side=32, raters=(4, 8))
+    asked = {"dataset": "micebone", "raters": "complete", "split_kind": "slice"}
+    part = sections.section(study.plan("smoke", **SMALL), "micebone", asked)
+    assert {run.spec.raters for run in part.runs} == {"complete"}
+    assert set(part.runs[0].stored("test_votes").sum(axis=1)) == {4}
+    assert set(part.data.fold[part.runs[0].index]) == {3}
+    assert "complete" in real_votes.unequal(part).data
+    left_out = sections.section(study.plan("smoke"), "cifar10h", asked)
+    assert real_votes.source(left_out).data == "Left out, since the parameter `dataset` of this chapter is `micebone`."
+    with pytest.raises(InputError, match="'dataset' is 'mnist', expected one of micebone, fashion_mnist_h, cifar10h"):
+        sections.section(study.plan("smoke"), "micebone", {"dataset": "mnist"})
+
+
+def test_the_papers_row_of_micebone_stands_above_ours():
+    put("micebone", side=32, raters=(4, 8))
+    part = sections.section(study.plan("smoke", **SMALL), "micebone", {})
+    table = report.arm_table(part.runs).set_index("arm").rename(index=report.plain)
+    assert list(table.index) == [f"{who}, {arm} labels" for who in ("paper", "this book") for arm in ("hard", "soft")]
+    assert table.loc["paper, soft labels", "KL to soft truth ↓"] == "0.2280 ± 0.0227"
+    run = next(run for run in part.runs if run.spec.labels == "hard")
+    ours = table.loc["this book, hard labels"]
+    assert ours["KL to soft truth ↓"] == f"{run.metrics['kl']:.4f}"
+    assert ours["floor, analytic"] == f"{metrics.noise_floor(part.data.votes[run.index]):.4f}"
+    assert ours["KL, T by own targets ↓"] == f"{run.temperatures()['own targets'][1]:.4f}"
+
+
+def test_a_temperature_is_fitted_on_validation_images_and_scored_on_test_images():
+    put("fashion_mnist_h")
+    run = study.execute(study.plan("smoke", dataset="fashion_mnist_h", **SMALL).spec("hard", 0))
+    logits, soft = run.stored("validation_logits"), run.stored("validation_truth")
+    one_hot = np.eye(3)[soft.argmax(axis=1)]
+    for name, truth in (("own targets", one_hot), ("soft truth", soft)):
+        t, kl = run.temperatures()[name]
+        assert t == metrics.temperature(logits, truth)
+        assert kl == metrics.kl(run.truth, metrics.softmax(run.stored("test_logits") / t))
+    soft_run = study.execute(study.plan("smoke", dataset="fashion_mnist_h", **SMALL).spec("soft", 0))
+    assert len(set(soft_run.temperatures().values())) == 1
+
+
+def execute(target, **parameters):
+    papermill.execute_notebook(
+        CHAPTER, target, {"profile": "smoke", **parameters}, kernel_name="python3", progress_bar=False
+    )
+    return nbformat.read(target, as_version=4)
+
+
+def shown_by(notebook):
+    return "\n".join(
+        output.get("data", {}).get("text/markdown", "") for c in notebook.cells for output in c.get("outputs", [])
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("here", [False, True], ids=["without any real set", "with all three"])
+def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(tmp_path, here, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    if here:
+        put_all()
+    notebook = execute(tmp_path / "out.ipynb", **SMALL)
+    assert book.unfinished(notebook) == []
+    text = shown_by(notebook)
+    assert text.count("`bhl data fetch") == (0 if here else 3)
+    figures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(figures) == (9 if here else 0)
+    recorded = list(verify.printed_in(tmp_path / "out.ipynb"))
+    assert len(recorded) == (8 if here else 0)
+    for _, shown, record in recorded:
+        named = report.texts(*verify.runs_of(record))
+        for name, before in record["printed"].items():
+            assert before == (named[name]() if callable(named[name]) else named[name])
+            assert before in shown
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_new_file_of_a_set_makes_the_chapter_stale_and_no_other():
+    small = study.plan("smoke", **TINY)
+    chapters = [path for path in (CHAPTER, ROOT / "notebooks" / "02_labels.ipynb")]
+    before = [book.inputs(path, small) for path in chapters]
+    put("cifar10h")
+    after = [book.inputs(path, small) for path in chapters]
+    assert [name for name in after[0] if before[0][name] != after[0][name]] == ["real sets"]
+    assert before[1] == after[1]
