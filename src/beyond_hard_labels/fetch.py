@@ -156,7 +156,7 @@ def _obtain(place: str, folder: Path) -> Path:
             status = getattr(getattr(error, "response", None), "status_code", 500)
             if wait is None or isinstance(error, ValueError) or (status < 500 and status != 429):
                 raise InputError(f"{place} cannot be fetched: {error}; --from names a copy got otherwise") from error
-            print(f"bhl: {place}: {error}; trying again in {wait} s", file=sys.stderr)
+            print(f"bhl: {file} did not come ({type(error).__name__}), trying again in {wait} s", file=sys.stderr)
             time.sleep(wait)
 
 
