@@ -190,7 +190,7 @@ def test_a_missing_file_of_a_run_stops_the_build_and_is_named(project, small):
 
 def test_a_cell_that_writes_to_stderr_stops_the_build(project, small):
     nbformat.write(notebook("import warnings; warnings.warn('look here')"), project / "notebooks/01_one.ipynb")
-    with pytest.raises(book.BookError, match=r"(?s)01_one is not whole.*cell 3 wrote to stderr.*look here"):
+    with pytest.raises(book.BookError, match=r"(?s)01_one is not whole.*cell 2 wrote to stderr.*look here"):
         built(project, small)
 
 

@@ -24,6 +24,7 @@ def test_run_trains_then_finds_and_prints_json(bhl):
     assert {"macro_accuracy", "kl"} < set(first["metrics"])
 
 
+@pytest.mark.slow
 def test_study_stops_at_its_limit_with_its_own_code_and_goes_on(bhl):
     stopped = bhl("study", "--time-limit", "0s", *SMALL)
     assert stopped.returncode == 75
@@ -122,6 +123,7 @@ def test_importing_the_package_and_asking_for_help_imports_no_torch(bhl):
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_machine_without_notebooks_books_and_plots_can_train(bhl):
     absent = ("papermill", "nbformat", "jupyter_book", "IPython", "matplotlib", "seaborn", "openTSNE")
     program = (
@@ -132,6 +134,7 @@ def test_a_machine_without_notebooks_books_and_plots_can_train(bhl):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_finished_runs_are_shown_without_torch(bhl):
     bhl("study", *SMALL)
     program = (

@@ -551,6 +551,7 @@ def test_a_description_says_what_the_votes_are():
 # The command and the notebook
 
 
+@pytest.mark.slow
 def test_the_command_makes_describes_and_trains_a_set(bhl, files):
     done = bhl("data", "import", "mine", "--votes", files / "votes.csv", "--images", files / "images")
     assert done.stdout.startswith("10 images, ")

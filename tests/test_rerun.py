@@ -146,7 +146,7 @@ def test_the_chapter_of_own_votes_works_as_written_with_a_users_files(own_files)
     assert "60, grey, 32 × 32 pixels" in shown
     assert "| votes an image | 9 to 9 |" in shown
     assert re.search(r"^\| hard \| 0 \|.*\n\| soft \| 0 \|", shown, re.M)
-    assert re.search(r"^\| macro accuracy ↑ \| .*\n\| KL to soft truth ↓ \|", shown, re.M)
+    assert re.search(r"^\| \[macro accuracy ↑\]\(#runs-\w+\) \| .*\n\| \[KL to soft truth ↓\]", shown, re.M)
     with np.load(own_files / "build" / "sets" / "mine.npz") as file:
         assert file["class_names"].tolist() == ["bright", "dark", "mid"]
         assert file["ids"][-1] == "second/scan 59.jpg"

@@ -53,6 +53,7 @@ def test_the_command_of_a_study_makes_it_again():
     assert again == made
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_and_another_executor_give_the_same_predictions(tmp_path, monkeypatch):
     predicted = []
     for name, options in (

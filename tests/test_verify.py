@@ -75,6 +75,7 @@ def test_verify_without_a_book_is_bad_input(bhl):
     assert "there is no book at" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_made_again_is_equal_to_the_last_bit(tiny_runs, project, small, bhl):  # noqa: F811
     key = small.spec("soft", 0).key
     before = {path: path.stat().st_mtime_ns for path in (runs.build_folder() / "runs" / key).iterdir()}
@@ -84,6 +85,7 @@ def test_a_run_made_again_is_equal_to_the_last_bit(tiny_runs, project, small, bh
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_differs_by_more_than_the_tolerance_fails(project, small, bhl):  # noqa: F811
     folder = runs.build_folder() / "runs" / small.spec("soft", 0).key
     change_one_prediction(small)

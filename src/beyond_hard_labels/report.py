@@ -181,11 +181,7 @@ def all_metrics(runs: list[Run]) -> pd.DataFrame:
         better = _better(table.loc["soft", (name, "mean")], table.loc["hard", (name, "mean")], name)
         if name != "one_hot_kl":  # which arm should be near a one-hot truth is a matter of opinion
             row[better] = f"**{row[better]}**"
-        row |= {
-            "soft - hard": f"{interval.mean:+.4f}",
-            "95 % interval": bounds(interval),
-            "p": "< 0.001" if interval.p < 0.001 else f"{interval.p:.3f}",
-        }
+        row |= {"soft - hard": f"{interval.mean:+.4f}", "95 % interval": bounds(interval)}
         rows.append(row)
     return pd.DataFrame(rows).rename(columns={labels: f"{labels} labels" for labels in LABEL_KINDS})
 

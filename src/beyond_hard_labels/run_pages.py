@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from beyond_hard_labels import interactive, plots, report
+from beyond_hard_labels import report
 from beyond_hard_labels.parameters import options
 from beyond_hard_labels.runs import Run, RunSpec
 from beyond_hard_labels.study import Study
@@ -90,6 +90,8 @@ bhl compare {key}
 
 def page_texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
     """Return all that a page may name: what a notebook may, and the explorer."""
+    from beyond_hard_labels import interactive
+
     return report.texts(study, runs) | {"explorer": lambda: interactive.explorer(runs, study.command)}
 
 
@@ -139,6 +141,8 @@ def write(folder: Path, groups: list[tuple[Study, list[Run]]]) -> tuple[dict, di
         The part of the table of contents, and the record of each page's numbers by the page's name.
     """
     import matplotlib.pyplot as plt
+
+    from beyond_hard_labels import plots
 
     folder.mkdir()
     plots.use_style()
