@@ -334,6 +334,18 @@ def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(pu
     assert study.published("cifar10h") is None
 
 
+def test_the_table_of_official_labels_holds_both_accuracies_of_each_arm():
+    put("fashion_mnist_h")
+    found = here(study.plan("smoke", dataset="fashion_mnist_h", **SMALL))
+    table = report.official_table(found)
+    official = real_data.read("fashion_mnist_h").official
+    for row, run in zip(table.to_dict("records"), found, strict=True):
+        assert report.plain(row["macro accuracy of"]) == f"{run.spec.labels} labels"
+        expected = metrics.macro_accuracy(np.eye(3)[official[run.index]], run.predicted)
+        assert row["against the official label ↑"] == f"{expected:.4f}"
+        assert row["against the majority ↑"] == f"{run.metrics['macro_accuracy']:.4f}"
+
+
 # The chapter
 
 
