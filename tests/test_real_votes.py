@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import numpy as np
@@ -27,6 +28,16 @@ from conftest import ROOT, TINY
 
 CHAPTER = ROOT / "notebooks" / "06_real_votes.ipynb"
 SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
+
+
+def here(made):
+    """Train in this process; another one would import everything once more."""
+    return study.ensure(made, executor=ThreadPoolExecutor(1))
+
+
+@pytest.fixture(autouse=True)
+def sections_train_here(monkeypatch):
+    monkeypatch.setattr(sections, "ensure", here)
 
 
 def put(name, *, n=60, side=28, colour=False, classes=3, raters=None):
@@ -240,7 +251,7 @@ def test_a_published_run_is_found_by_its_spec_where_the_data_are_not(publish, on
 
 def test_a_published_run_never_stands_in_for_one_that_can_be_trained(publish, one):
     publish(one)
-    assert [run.published for run in study.ensure(one, workers=1)] == [False, False]
+    assert [run.published for run in here(one)] == [False, False]
 
 
 def test_a_published_run_stands_in_where_the_device_is_not_there(publish, one, monkeypatch):
@@ -267,7 +278,7 @@ def test_without_data_other_parameters_are_not_those_of_the_published_runs(publi
 
 def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publish, one):
     publish(one)
-    study.ensure(one, workers=1)
+    here(one)
     key = one.spec("soft", 0).key
     assert not runs.by_key(key).published
     take_away("set")
@@ -291,7 +302,7 @@ def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publi
 
 
 def test_a_run_trained_here_has_no_banner(one):
-    found = study.ensure(one, workers=1)
+    found = here(one)
     assert report.banner(found) == ""
     assert "trained on this machine" in report.badge(one, found)
 
@@ -321,6 +332,18 @@ def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(pu
     assert found.changed == {"dataset": "micebone", "epochs": 2, "batch_size": 16}
     assert study.plan(found.profile, **found.changed) == found
     assert study.published("cifar10h") is None
+
+
+def test_the_table_of_official_labels_holds_both_accuracies_of_each_arm():
+    put("fashion_mnist_h")
+    found = here(study.plan("smoke", dataset="fashion_mnist_h", **SMALL))
+    table = report.official_table(found)
+    official = real_data.read("fashion_mnist_h").official
+    for row, run in zip(table.to_dict("records"), found, strict=True):
+        assert report.plain(row["macro accuracy of"]) == f"{run.spec.labels} labels"
+        expected = metrics.macro_accuracy(np.eye(3)[official[run.index]], run.predicted)
+        assert row["against the official label ↑"] == f"{expected:.4f}"
+        assert row["against the majority ↑"] == f"{run.metrics['macro_accuracy']:.4f}"
 
 
 # The chapter
@@ -421,9 +444,9 @@ def test_a_temperature_is_fitted_on_validation_images_and_scored_on_test_images(
     assert len(set(soft_run.temperatures().values())) == 1
 
 
-def execute(target, **parameters):
+def execute(target, chapter=CHAPTER, **parameters):
     papermill.execute_notebook(
-        CHAPTER, target, {"profile": "smoke", **parameters}, kernel_name="python3", progress_bar=False
+        chapter, target, {"profile": "smoke", **parameters}, kernel_name="python3", progress_bar=False
     )
     return nbformat.read(target, as_version=4)
 
@@ -436,19 +459,35 @@ def shown_by(notebook):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("here", [False, True], ids=["without any real set", "with all three"])
-def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(tmp_path, here, monkeypatch):
+@pytest.mark.parametrize(
+    ("sets", "missing", "n_figures", "n_recorded"),
+    [
+        pytest.param("none", 3, 0, 0, id="without any real set"),
+        pytest.param("all", 0, 9, 8, id="with all three"),
+        pytest.param("published", 3, 0, 3, id="with published runs of one alone"),
+    ],
+)
+def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(
+    tmp_path, monkeypatch, publish, sets, missing, n_figures, n_recorded
+):
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    if here:
+    if sets == "all":
         put_all()
-    notebook = execute(tmp_path / "out.ipynb", **SMALL)
+    if sets == "published":
+        put("cifar10h")
+        publish(study.plan("smoke", dataset="cifar10h", **SMALL))
+        take_away("cifar10h")
+    shutil.copytree(ROOT / "src", runs.project_folder() / "src")  # the kernel's package is that of the project
+    monkeypatch.setenv("PYTHONPATH", str(runs.project_folder() / "src"))
+    notebook = execute(tmp_path / "out.ipynb", runs.project_folder() / "notebooks" / CHAPTER.name, **SMALL)
     assert book.unfinished(notebook) == []
     text = shown_by(notebook)
-    assert text.count("`bhl data fetch") == (0 if here else 3)
+    assert text.count("`bhl data fetch") == missing
+    assert text.count("**Published.**") == (sets == "published")
     figures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(figures) == (9 if here else 0)
+    assert len(figures) == n_figures
     recorded = list(verify.printed_in(tmp_path / "out.ipynb"))
-    assert len(recorded) == (8 if here else 0)
+    assert len(recorded) == n_recorded
     for _, shown, record in recorded:
         named = report.texts(*verify.runs_of(record))
         for name, before in record["printed"].items():

@@ -157,18 +157,13 @@ def temperature_table(runs: list[Run]) -> pd.DataFrame:
 def official_table(runs: list[Run]) -> pd.DataFrame:
     """Return one row an arm: macro accuracy against the majority of the votes, and against the official label."""
     rows = []
-    for labels in LABEL_KINDS:
-        of_arm = [run for run in runs if run.spec.labels == labels]
-        official = [np.eye(run.truth.shape[1])[run.stored("test_official")] for run in of_arm]
-        against = {
-            "against the majority ↑": [run.metrics["macro_accuracy"] for run in of_arm],
-            "against the official label ↑": [
-                metrics.macro_accuracy(rows, run.predicted) for rows, run in zip(official, of_arm, strict=True)
-            ],
-        }
-        row = {name: plus_minus(np.mean(v), pd.Series(v).std()) for name, v in against.items()}
-        rows.append({"macro accuracy of": f"[{labels} labels](#{label(runs)})"} | row)
-    return pd.DataFrame(rows)
+    for run in runs:
+        official = np.eye(run.truth.shape[1])[run.stored("test_official")]
+        scores = run.metrics["macro_accuracy"], metrics.macro_accuracy(official, run.predicted)
+        rows.append((f"[{run.spec.labels} labels](#{label(runs)})", *scores))
+    columns = ["macro accuracy of", "against the majority ↑", "against the official label ↑"]
+    grouped = pd.DataFrame(rows, columns=columns).groupby(columns[0])
+    return grouped.agg(lambda column: plus_minus(column.mean(), column.std())).reset_index()
 
 
 def all_metrics(runs: list[Run]) -> pd.DataFrame:

@@ -275,6 +275,7 @@ def load(folder: Path) -> Run:
     InputError
         If a file is missing, or the spec has other fields than a run's.
     """
+    folder = folder.resolve()
     expected = PUBLISHED_FILES if folder.parent == published_folder() else FILES
     missing = [name for name in (*expected, "manifest.json") if not (folder / name).is_file()]
     if missing:
