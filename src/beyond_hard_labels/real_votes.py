@@ -4,12 +4,10 @@ Every function makes one element of a `sections.Section`, or nothing where its p
 `source` is the one that says so.
 """
 
-import json
-
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import metrics, plots, real_data, report, votes
+from beyond_hard_labels import fetch, metrics, plots, real_data, report, votes
 from beyond_hard_labels.sections import Section
 from beyond_hard_labels.study import map_of
 
@@ -38,8 +36,8 @@ def card(part: Section):
     """Return the data card: size, classes, votes, ties, licence, pixels."""
     if part.data is None:
         return None
-    found, beside = real_data.fingerprint(part.data.name), real_data.locate(part.data.name).with_suffix(".json")
-    record = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+    found = real_data.fingerprint(part.data.name)
+    record = fetch.record(real_data.locate(part.data.name))
     rows = {
         "votes": f"{part.data.votes.sum():,}",
         "official labels": "none" if part.data.official is None else "known",
