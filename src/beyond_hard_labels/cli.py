@@ -213,7 +213,9 @@ def _compare(arguments) -> int:
         folder = build_folder() / "runs" / arguments.run
     published = published_folder() / arguments.run
     if not folder.is_dir() and not published.is_dir():
-        raise InputError(f"there is no run '{arguments.run}', neither as a folder nor in {folder.parent}")
+        raise InputError(
+            f"there is no run '{arguments.run}', expected a folder, or a key in {folder.parent} or {published.parent}"
+        )
     from beyond_hard_labels.verify import TOLERANCES, compare
 
     table, within, equal = compare(load(folder if folder.is_dir() else published), TOLERANCES | given)

@@ -65,6 +65,11 @@ def scores(runs: list[Run]) -> pd.DataFrame:
     )
 
 
+def _by_arm(runs: list[Run]) -> pd.DataFrame:
+    """Return one row an arm: mean and standard deviation of every metric over the splits."""
+    return scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
+
+
 def differences(runs: list[Run]) -> dict[str, metrics.Interval]:
     """Return, per metric, soft minus hard over the splits with the corrected interval."""
     table = scores(runs).set_index(["labels", "split"])
@@ -76,7 +81,7 @@ def differences(runs: list[Run]) -> dict[str, metrics.Interval]:
 
 def table_one(runs: list[Run]) -> pd.DataFrame:
     """Return the paper's Table 1 beside ours, mean ± standard deviation, the better arm in bold."""
-    table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
+    table = _by_arm(runs)
     ours = {
         (labels, name): tuple(table.loc[labels, name]) for labels in LABEL_KINDS for name in ("macro_accuracy", "kl")
     }
@@ -168,7 +173,7 @@ def official_table(runs: list[Run]) -> pd.DataFrame:
 
 def all_metrics(runs: list[Run]) -> pd.DataFrame:
     """Return one row a metric: both arms, and their difference with its corrected 95 % interval."""
-    table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
+    table = _by_arm(runs)
     rows = []
     for name, interval in differences(runs).items():
         row = {"metric": f"[{HEADINGS[name]}](#{label(runs)})"}
@@ -216,7 +221,7 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
     Numbers link to the page of the runs that they come from.
     """
     paper = PAPER.get(runs[0].spec.dataset, {})
-    table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
+    table = _by_arm(runs)
     linked = {
         f"{labels}.{name}": plus_minus(*table.loc[labels, name]) for labels in LABEL_KINDS for name in metrics.METRICS
     }
@@ -437,7 +442,7 @@ def score_table(runs: list[Run]) -> pd.DataFrame:
         | {HEADINGS[name]: f"{value:.4f}" for name, value in r.metrics.items()}
         for r in runs
     ]
-    table = scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
+    table = _by_arm(runs)
     for labels in table.index:
         row = {HEADINGS[name]: plus_minus(*table.loc[labels, name]) for name in metrics.METRICS}
         rows.append({"labels": labels, "split": "all", "run": ""} | row)

@@ -38,7 +38,7 @@ def faults(book: Path) -> tuple[int, list[str]]:
                 differing.append(f"{where}: {name} was recorded as {_short(before)}, which the page does not show")
     changed = [
         f"run {run.spec.key} ({run.spec.labels} labels, split {run.spec.split}): {name} is not as it was stored"
-        for run in map(_load, sorted(keys))
+        for run in map(runs.by_key, sorted(keys))
         for name in runs.changed_files(run)
     ]
     return checked, changed + differing
@@ -73,15 +73,11 @@ def numbered(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, nbformat.No
 
 def runs_of(record: dict) -> tuple[study.Study, list[runs.Run]]:
     """Return the study and the runs that a record of a page or an output names."""
-    return study.plan(**record["study"]), [_load(key) for key in record["runs"]]
-
-
-def _load(key: str) -> runs.Run:
-    return runs.by_key(key)
+    return study.plan(**record["study"]), [runs.by_key(key) for key in record["runs"]]
 
 
 def _texts(record: dict) -> dict:
-    return run_pages.texts(_load(record["run"])) if "run" in record else run_pages.page_texts(*runs_of(record))
+    return run_pages.texts(runs.by_key(record["run"])) if "run" in record else run_pages.page_texts(*runs_of(record))
 
 
 def _differences(before: str, now: str) -> list[str]:
