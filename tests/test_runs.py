@@ -66,6 +66,11 @@ def test_a_run_with_a_missing_file_is_refused_with_its_name(spec, name):
         runs.find(spec)
 
 
+def test_a_run_that_is_not_there_is_said_to_be_missing_and_not_broken(spec):
+    with pytest.raises(InputError, match=rf"there is no run in .*{spec.key}; 'bhl book' or"):
+        runs.by_key(spec.key)
+
+
 def test_the_manifest_knows_every_file_as_it_was_stored(spec):
     run, _ = study.find_or_train(spec)
     assert runs.changed_files(run) == []

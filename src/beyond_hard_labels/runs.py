@@ -273,9 +273,11 @@ def load(folder: Path) -> Run:
     Raises
     ------
     InputError
-        If a file is missing, or the spec has other fields than a run's.
+        If the run or a file of it is missing, or the spec has other fields than a run's.
     """
     folder = folder.resolve()
+    if not folder.is_dir():
+        raise InputError(f"there is no run in {folder}; 'bhl book' or 'bhl study' trains what is missing")
     expected = PUBLISHED_FILES if folder.parent == published_folder() else FILES
     missing = [name for name in (*expected, "manifest.json") if not (folder / name).is_file()]
     if missing:
