@@ -513,7 +513,7 @@ def test_the_file_decides_number_and_size_and_fewer_images_may_be_asked_for():
         ({"n_images": 7}, "'n_images' is 7, expected at most the 6 images of set"),
         (
             {"image_size": 32},
-            "'image_size' is 32, and the images of set have 16 .* bhl data import set --image-size 32",
+            "'image_size' is 32, and the images of set have 16 .* expected 16; .* --image-size 32",
         ),
         ({"data_seed": 1}, "'data_seed' is 1, expected 0"),
         ({"n_images": 7, "data_seed": 1}, "'n_images' is 7.*'data_seed' is 1"),

@@ -137,6 +137,9 @@ def test_a_preset_of_size_is_a_bound_and_not_a_demand():
     assert study.plan("quick", dataset="micebone").shared["image_size"] == 32
     put("micebone", side=20)
     assert study.plan("quick", dataset="micebone").shared["image_size"] == 20
+    put("micebone", side=50)  # no size is chosen in silence
+    with pytest.raises(InputError, match=r"'image_size' is 32, and the images of micebone have 50 .* expected 25, 50"):
+        study.plan("quick", dataset="micebone")
 
 
 def test_images_are_shrunk_by_the_means_of_whole_blocks():
@@ -146,7 +149,7 @@ def test_images_are_shrunk_by_the_means_of_whole_blocks():
     block = whole.images[7, 2, 3:6, 9:12].astype(int)
     assert small.images.shape == (60, 3, 16, 16)
     assert small.images[7, 2, 1, 3] == int(block.sum() / 9 + 0.5)
-    with pytest.raises(InputError, match=r"'image_size' is 20, and the images of set have 48 .* expected a divisor"):
+    with pytest.raises(InputError, match=r"'image_size' is 20, and the images of set have 48 .* expected 16, 24, 48"):
         study.plan("smoke", dataset="set", image_size=20)
     with pytest.raises(InputError, match="of 48 pixels a side cannot be shrunk to 20"):
         images.shrink(whole, 20)

@@ -123,8 +123,7 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
     data = real_data.read(dataset)
     n, size = len(data.ids), data.images.shape[-1]
     own = _read("sets").get(dataset, {}).get(profile, {})
-    asked = {"n_images": min(n, own.get("n_images", n)), "image_size": own.get("image_size", size)}
-    asked["image_size"] = size if size % asked["image_size"] else asked["image_size"]
+    asked = {"n_images": min(n, own.get("n_images", n)), "image_size": min(size, own.get("image_size", size))}
     asked |= {"data_seed": 0} | changed
     faults = []
     if values["raters"] == "complete" and (data.ratings is None or not votes.complete_raters(data.ratings).size):
@@ -134,10 +133,11 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
     if asked["n_images"] > n:
         faults.append(f"parameter 'n_images' is {asked['n_images']}, expected at most the {n} images of {dataset}")
     if size % asked["image_size"]:
+        blocks = [str(side) for side in range(16, size + 1) if size % side == 0]
         faults.append(
             f"parameter 'image_size' is {asked['image_size']}, and the images of {dataset} have {size} pixels a side, "
-            "which are shrunk by whole blocks; expected a divisor, or "
-            f"import them again: bhl data import {dataset} --image-size {asked['image_size']} ..."
+            f"which are shrunk by whole blocks; expected {', '.join(blocks)}; "
+            f"import your own images again: bhl data import {dataset} --image-size {asked['image_size']} ..."
         )
     if asked["data_seed"] != 0:
         faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
