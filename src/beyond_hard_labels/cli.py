@@ -268,7 +268,7 @@ def _describe(arguments) -> int:
 
     described = describe(images_of(_plan(arguments).spec("soft", 0)))
     if arguments.name != real_data.SYNTHETIC:
-        about = fetch.record(real_data.locate(arguments.name))
+        about = fetch.about(arguments.name)
         described |= {part: about[part] for part in ("source", "fetched", "licence", "citation") if part in about}
     if arguments.json:
         print(json.dumps(described, indent=1))

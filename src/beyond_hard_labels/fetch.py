@@ -119,6 +119,12 @@ def record(path: Path) -> dict:
     return about
 
 
+def about(name: str) -> dict:
+    """Return what is known of a set that is here: its record; of a published one, licence and citation anyhow."""
+    published = {part: getattr(SETS[name], part) for part in ("licence", "citation") if name in SETS}
+    return published | record(real_data.locate(name))
+
+
 # Files
 
 

@@ -22,7 +22,7 @@ def source(part: Section):
     """Say where the section's numbers come from, or why there are none."""
     if part.study is None:
         return report.show(part.why)
-    trained = f"{part.study.splits} split(s) trained on this set; `--set splits=3` trains three."
+    trained = f"Trained on {part.study.counted} of this set; `--set splits=3` trains three."
     mapped = (
         f"The map shows the {len(part.runs[0].index):,} test images of split 0 at perplexity {part.study.perplexity:g}."
         if _mapped(part)
@@ -37,18 +37,18 @@ def card(part: Section):
     if part.data is None:
         return None
     found = real_data.fingerprint(part.data.name)
-    record = fetch.record(real_data.locate(part.data.name))
+    about = fetch.about(part.data.name)
     rows = {
         "votes": f"{part.data.votes.sum():,}",
         "official labels": "none" if part.data.official is None else "known",
         "single raters": "not known" if part.data.ratings is None else f"{part.data.ratings.shape[1]}",
         "pixels": _PIXELS.get(found, "where they come from is not recorded"),
-        "licence": record.get("licence", "not recorded"),
-        "citation": record.get("citation", "not recorded"),
+        "licence": about["licence"],
+        "citation": about["citation"],
         "SHA-256 of the file": f"`{found[:16]}…`",
     }
-    if "source" in record:
-        rows["pixels"] = "as published in " + ", ".join(f"`{address}`" for address in record["source"].values())
+    if "source" in about:
+        rows["pixels"] = "as published in " + ", ".join(f"`{address}`" for address in about["source"].values())
     table = report.description(part.data)
     return report.show(pd.concat([table, pd.DataFrame(rows.items(), columns=table.columns)]))
 

@@ -233,7 +233,7 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
         named[f"verdict.{name}"] = before + named[f"verdict.{name}"] + after
     named |= {f"paper.{labels}.{name}": plus_minus(*value) for (labels, name), value in paper.items()}
     named |= {f"parameter.{name}": str(value) for name, value in study.shared.items()}
-    named |= {"profile": study.profile, "protocol": study.protocol.replace("_", " "), "splits": str(study.splits)}
+    named |= {"profile": study.profile, "protocol": study.protocol.replace("_", " "), "splits": study.counted}
     named |= {"perplexity": f"{study.perplexity:g}", "tsne_iterations": str(study.tsne_iterations)}
     named |= {"images.test": str(len(runs[0].index)), "badge": badge(study, runs), "command": study.command}
     named |= {"published": banner(runs)}
@@ -386,7 +386,7 @@ def badge(study: Study, runs: list[Run]) -> str:
     spec, manifest = runs[0].spec, runs[0].manifest
     return (
         f"{data_badge(study)} · {spec.backbone}, weights {spec.weights}, {spec.epochs} epochs, protocol "
-        f"{study.protocol.replace('_', ' ')} · {study.splits} split(s) · {_trained_on(runs)}, "
+        f"{study.protocol.replace('_', ' ')} · {study.counted} · {_trained_on(runs)}, "
         f"{manifest['machine'].get('gpu', spec.device)}, {spec.dtype}, torch {manifest['versions']['torch']}"
     )
 

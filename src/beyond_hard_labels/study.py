@@ -61,6 +61,11 @@ class Study:
         return plan(self.profile, **(kept | {"dataset": dataset}))
 
     @property
+    def counted(self) -> str:
+        """The number of splits in words of a text: ``1 split``, ``3 splits``."""
+        return f"{self.splits} split{'s' if self.splits > 1 else ''}"
+
+    @property
     def command(self) -> str:
         """The options that make this study again on the command line."""
         sets = [
