@@ -6,6 +6,7 @@ PYTHON ?= python3.11
 PROFILE ?= quick
 BIN := $(ROOT)/.venv/bin
 READY := $(ROOT)/.venv/ready
+SPREAD := -n logical --maxprocesses 4 --dist loadfile  # test files over the cores; each worker takes 1 GB
 
 .PHONY: book test test-slow lint lab clean
 
@@ -13,10 +14,10 @@ book: $(READY)  ## execute the notebooks and build the pages: make book PROFILE=
 	cd $(ROOT) && $(BIN)/bhl book --profile $(PROFILE)
 
 test: $(READY)  ## the quick tests
-	cd $(ROOT) && $(BIN)/python -m pytest -m "not slow"
+	cd $(ROOT) && $(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 test-slow: $(READY)  ## all tests, the slow ones too
-	cd $(ROOT) && $(BIN)/python -m pytest
+	cd $(ROOT) && $(BIN)/python -m pytest $(SPREAD)
 
 lint: $(READY)  ## style of code and notebooks
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check .
