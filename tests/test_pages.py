@@ -60,7 +60,8 @@ def opened(browser, address, width=1280):
     page.on("requestfailed", lambda request: wrong.append(f"request failed: {request.url}"))
     page.on("response", lambda answer: answer.status >= 400 and wrong.append(f"{answer.status}: {answer.url}"))
     page.on("request", lambda request: is_foreign(request.url) and wrong.append(f"foreign request: {request.url}"))
-    page.goto(address, wait_until="networkidle")
+    page.goto(address)  # a silent network alone may come before the page's own scripts have run
+    page.wait_for_load_state("networkidle")
     page.evaluate("window.MathJax?.startup?.promise")
     yield page, wrong
     context.close()

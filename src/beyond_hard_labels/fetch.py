@@ -121,7 +121,8 @@ def record(path: Path) -> dict:
 
 def about(name: str) -> dict:
     """Return what is known of a set that is here: its record; of a published one, licence and citation anyhow."""
-    published = {part: getattr(SETS[name], part) for part in ("licence", "citation") if name in SETS}
+    source = SETS.get(name)
+    published = {"licence": source.licence, "citation": source.citation} if source else {}
     return published | record(real_data.locate(name))
 
 

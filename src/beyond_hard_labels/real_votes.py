@@ -22,7 +22,8 @@ def source(part: Section):
     """Say where the section's numbers come from, or why there are none."""
     if part.study is None:
         return report.show(part.why)
-    trained = f"Trained on {part.study.counted} of this set; `--set splits=3` trains three."
+    more = "; `--set splits=3` trains three" if part.study.splits < 3 else ""
+    trained = f"Trained on {part.study.counted} of this set{more}."
     mapped = (
         f"The map shows the {len(part.runs[0].index):,} test images of split 0 at perplexity {part.study.perplexity:g}."
         if _mapped(part)
