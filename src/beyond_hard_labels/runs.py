@@ -4,8 +4,8 @@ A run is a frozen spec and a directory named by the hash of the spec:
 
     spec.json          the spec
     manifest.json      fingerprints of data and code, versions, machine, sizes, checksums of the files
-    predictions.npz    test and validation: row indices, soft truth, logits; where the set has them, votes and
-                       official labels of the test images
+    predictions.npz    test and validation: row indices, soft truth, logits; the validation images' labels, zeros
+                       for a dropped tie; where the set has them, votes and official labels of the test images
     features.npz       pooled features of the test images
     history.csv        one row an epoch
     weights.safetensors
@@ -58,6 +58,9 @@ class RunSpec(TrainConfig):
     image_size: int = option("side in pixels", at_least=16)
     data_seed: int = option("seed of the generated set", at_least=0)
     labels: str = option("kind of label trained on", choices=LABEL_KINDS)
+    train_share: float = option("share of the split's training images that is used", above=0.0, at_most=1.0)
+    votes_per_image: int = option("votes a label is made of; 0: all, or the exact truth", at_least=0)
+    label_smoothing: float = option("share of a target that is spread over all classes", at_least=0.0, at_most=0.5)
     ties: str = option("what a hard label does with tied votes", choices=TIE_POLICIES)
     raters: str = option("whose votes count: all, or those who labelled every image", choices=("all", "complete"))
     split_kind: str = option("random, or slice: by the folds of the set", choices=("random", "slice"))
@@ -127,13 +130,14 @@ class Run:
     def temperatures(self) -> dict[str, tuple[float, float]]:
         """Return the temperature that fits the validation images, and the test KL with it, by what it fits.
 
-        Who has hard labels only can fit it to nothing but those, the run's ``own targets``; the ``soft
-        truth`` shows what scaling could do at best. Ties are broken by the policy of the run.
+        Who has hard labels only can fit it to nothing but those, the run's ``own targets``, before they
+        were smoothed; the ``soft truth`` shows what scaling could do at best.
         """
         soft, logits, test_logits = map(self.stored, ("validation_truth", "validation_logits", "test_logits"))
-        own = votes.targets(soft, self.spec.labels, ties=self.spec.ties, seed=self.spec.split)
+        own = self.stored("validation_labels")
+        labelled = own.any(axis=1)  # a dropped tie has no label
         fitted = {
-            "own targets": metrics.temperature(logits[own.keep], own.rows[own.keep]),
+            "own targets": metrics.temperature(logits[labelled], own[labelled]),
             "soft truth": metrics.temperature(logits, soft),
         }
         return {name: (t, metrics.kl(self.truth, metrics.softmax(test_logits / t))) for name, t in fitted.items()}
@@ -376,7 +380,7 @@ def save(
     trained: Trained,
     split: Split,
     data: LabelledImages,
-    ties: int,
+    labels: votes.Targets,
     seconds: float,
     store: Path | None = None,
 ) -> Run:
@@ -389,8 +393,8 @@ def save(
     split : Split
     data : LabelledImages
         The whole set.
-    ties : int
-        Tied images among the training images.
+    labels : Targets
+        The labels of all images, before they were smoothed.
     seconds : float
         Wall time of the training.
     store : Path, optional
@@ -412,6 +416,7 @@ def save(
             validation_index=split.validation,
             validation_truth=data.truth[split.validation],
             validation_logits=trained.validation_logits,
+            validation_labels=np.where(labels.keep[:, None], labels.rows, 0.0)[split.validation],
             **{name: rows[split.test] for name, rows in more.items() if rows is not None},
         )
         np.savez_compressed(temporary / "features.npz", test=trained.test_features)
@@ -423,7 +428,8 @@ def save(
             "machine": machine(spec.device),
             "classes": data.class_names,
             "training_images": len(split.train),
-            "tied_training_images": ties,
+            "tied_training_images": int(labels.tied[split.train].sum()),
+            "training_images_short_of_votes": int(labels.short[split.train].sum()),
             "seconds": round(seconds, 1),
             "files": {name: checksum(temporary / name) for name in FILES},
         }
