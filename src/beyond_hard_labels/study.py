@@ -4,34 +4,37 @@ A study is a profile with overrides. Its runs are all kinds of label times all s
 up in the store and trained if it is not there.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import io
 import itertools
 import json
 import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from beyond_hard_labels import InputError, embedding, real_data, runs, votes
+from beyond_hard_labels import InputError, checkpoints, embedding, files, process, real_data, runs, votes
 from beyond_hard_labels.images import LabelledImages, Split, random_split, shrink, thin
 from beyond_hard_labels.parameters import check, option, options
+from beyond_hard_labels.process import tell
 from beyond_hard_labels.runs import Run, RunSpec
-from beyond_hard_labels.training import TimeUp, train
+from beyond_hard_labels.training import Progress, TimeUp, train
 
 PROFILES = ("smoke", "quick", "paper")
 PROTOCOLS = ("as_written", "as_run")
+CHECKPOINT_SECONDS = 20.0  # between two, at least
 _OF_FILE = ("n_images", "image_size", "data_seed")  # what the file of a set decides
 
 
@@ -258,36 +261,83 @@ def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
 
 
 def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None) -> Run:
-    """Train one run and store it, by default in the build folder; raises `training.TimeUp` at the deadline."""
-    started = time.perf_counter()
+    """Train one run and store it, by default in the build folder.
+
+    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller
+    holds the run's lock. A checkpoint is made at the end of an epoch, after CHECKPOINT_SECONDS of
+    training, and whenever it must stop.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    deadline : float
+        ``time.time()`` after which no step starts.
+    store : Path, optional
+        A folder of runs in place of the build folder's; then checkpoints are neither read nor written.
+
+    Raises
+    ------
+    TimeUp, Terminated
+        If the deadline passed, or the process was told to stop; a checkpoint is left.
+    Unwritten
+        If the disk does not take what must be written.
+    """
     data = images_of(spec)
     split = split_of(spec, data)
     labels = labels_of(spec, data)
-    progress = _progress_file(spec)
-    progress.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        trained = train(
-            data,
-            votes.smooth(labels, spec.label_smoothing),
-            split,
-            spec,
-            seed=spec.split,
-            deadline=deadline,
-            on_epoch=lambda epoch: progress.write_text(str(epoch)),
-        )
-    finally:
-        progress.unlink(missing_ok=True)
-    return runs.save(spec, trained, split, data, labels, time.perf_counter() - started, store)
+    start, before = (None, 0.0) if store else checkpoints.latest(spec)
+    if start:
+        tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
+    started = saved = time.perf_counter()
+
+    def keep(progress: Callable[[], Progress], stopping: bool) -> None:
+        nonlocal saved
+        now = time.perf_counter()
+        if store is None and (stopping or now - saved >= CHECKPOINT_SECONDS):
+            checkpoints.save(spec, progress(), before + now - started)
+            saved = time.perf_counter()
+
+    with process.patient():
+        _show_progress(spec, start.epoch if start else 0)
+        try:
+            trained = train(
+                data,
+                votes.smooth(labels, spec.label_smoothing),
+                split,
+                spec,
+                seed=spec.split,
+                deadline=deadline,
+                start=start,
+                on_step=process.check,
+                on_epoch=functools.partial(_show_progress, spec),
+                on_checkpoint=keep,
+            )
+        finally:
+            _progress_file(spec).unlink(missing_ok=True)
+        run = runs.save(spec, trained, split, data, labels, before + time.perf_counter() - started, store)
+        if store is None:
+            checkpoints.remove(spec)
+    process.check()
+    return run
 
 
-def _progress_file(spec: RunSpec):
+def _progress_file(spec: RunSpec) -> Path:
     return runs.build_folder() / "progress" / spec.key
 
 
-def find_or_train(spec: RunSpec) -> tuple[Run, bool]:
-    """Return a run and whether it had to be trained, in this process."""
-    found = find(spec)
-    return found or execute(spec), found is None
+def _show_progress(spec: RunSpec, epoch: int) -> None:
+    with contextlib.suppress(OSError):  # it only moves the bar
+        _progress_file(spec).parent.mkdir(parents=True, exist_ok=True)
+        _progress_file(spec).write_text(str(epoch))
+
+
+def find_or_train(spec: RunSpec, deadline: float = math.inf) -> tuple[Run, bool]:
+    """Return a run and whether it had to be trained, in this process; of several processes, one trains."""
+    if found := find(spec):
+        return found, False
+    with files.lock(runs.build_folder() / "locks" / spec.key, f"trains {spec.key}", deadline):
+        found = find(spec)  # it may have been trained meanwhile
+        return found or execute(spec, deadline), found is None
 
 
 def find(spec: RunSpec) -> Run | None:
@@ -317,26 +367,23 @@ def ensure(
         Processes; by default as many as the cores hold at the study's threads a run, one for cuda. No
         result depends on it.
     deadline : float
-        ``time.time()`` after which no epoch starts.
+        ``time.time()`` after which no step starts.
     executor : concurrent.futures.Executor, optional
         Runs the trainings in place of a process pool; it must see the same build folder.
 
     Raises
     ------
     TimeUp
-        If runs are missing at the deadline; finished ones are kept, so another call goes on.
+        If runs are missing at the deadline; what was done is kept, so another call goes on.
     """
     specs = study.specs()
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
         if workers is None:
             workers = 1 if missing[0].device == "cuda" else max(1, len(os.sched_getaffinity(0)) // missing[0].threads)
-        pool = executor or ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn"))
-        try:
+        used = contextlib.nullcontext(executor) if executor else process.pool(min(workers, len(missing)))
+        with used as pool:
             _train_all(missing, pool, deadline)
-        finally:
-            if executor is None:
-                pool.shutdown(cancel_futures=True)
     return [find(spec) for spec in specs]
 
 
@@ -360,13 +407,13 @@ def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
 
 
 def _execute(spec: RunSpec, deadline: float) -> None:
-    execute(spec, deadline)  # the run stays in the store, nothing of it travels between the processes
+    find_or_train(spec, deadline)  # the run stays in the store, nothing of it travels between the processes
 
 
 def _epochs_done(spec: RunSpec) -> int:
     try:
         return int(_progress_file(spec).read_text() or 0)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # between two epochs of another process
         return 0
 
 
@@ -384,13 +431,20 @@ def map_of(study: Study, run: Run) -> np.ndarray:
         importlib.metadata.version("openTSNE"),
     ]
     path = runs.build_folder() / "maps" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}.npy"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plane = embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-        np.save(temporary, plane)
-        temporary.replace(path)
-    return np.load(path, allow_pickle=False)
+    try:
+        content = files.read_sealed(path)
+    except files.Damaged as error:
+        tell(f"{error}; the map is made again")
+        files.set_aside(path, runs.build_folder() / "damaged")
+        content = None
+    except FileNotFoundError:
+        content = None
+    if content is None:
+        made = io.BytesIO()
+        np.save(made, embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations))
+        content = made.getvalue()
+        files.write_sealed(path, content)
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _bar(total: int):
@@ -399,8 +453,7 @@ def _bar(total: int):
 
     from tqdm import tqdm
 
-    ipython = sys.modules.get("IPython")
-    in_notebook = hasattr(ipython and ipython.get_ipython(), "kernel")
+    in_notebook = process.in_notebook()
     file = sys.stdout if in_notebook else sys.stderr
     seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
     bar = tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds)
