@@ -376,7 +376,18 @@ def ensure(
     TimeUp
         If runs are missing at the deadline; what was done is kept, so another call goes on.
     """
-    specs = study.specs()
+    return ensure_specs(study.specs(), workers=workers, deadline=deadline, executor=executor)
+
+
+def ensure_specs(
+    specs: list[RunSpec],
+    *,
+    workers: int | None = None,
+    deadline: float = math.inf,
+    executor: Executor | None = None,
+) -> list[Run]:
+    """Return the runs of some specs, each once, after training those that are missing in that order; see `ensure`."""
+    specs = list(dict.fromkeys(specs))
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
         if workers is None:
