@@ -3,7 +3,7 @@
 They lie in ``build/checkpoints/<run>/`` while a run is trained, two at most, and are removed with the
 folder when it is stored. One is two files named by its step: ``.safetensors`` holds the weights, the
 optimiser's momentum and, within an epoch, the sum of the losses and the state of the generator of
-dropout; ``.json`` holds the rest, what the run is made of (`runs.provenance`), and the checksum of
+dropout; ``.json`` holds the rest, what the run is made of as its manifest will, and the checksum of
 both. All other randomness is a stream made from seed and epoch, so nothing of it needs to be kept.
 """
 
@@ -45,7 +45,7 @@ def save(spec: RunSpec, progress: Progress, seconds: float) -> None:
     content = to_bytes(progress.tensors)
     about = {
         "spec": asdict(spec),
-        "made_of": runs.provenance(spec),
+        **runs.provenance(spec),
         "seconds": seconds,
         **{part: getattr(progress, part) for part in ("epoch", "step", "history")},
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -68,7 +68,7 @@ def latest(spec: RunSpec) -> tuple[Progress | None, float]:
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
             about = files.read_sealed_json(path)
-            if changed := runs.changes(about["made_of"], runs.provenance(spec)):
+            if changed := runs.changes(about, runs.provenance(spec)):
                 raise files.Damaged(f"{path} is no longer what it was: {', '.join(changed)}")
             content = path.with_suffix(".safetensors").read_bytes()
             if hashlib.sha256(content).hexdigest() != about["sha256"]:

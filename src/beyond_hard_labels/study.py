@@ -6,8 +6,6 @@ up in the store and trained if it is not there.
 
 import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import io
 import itertools
 import json
@@ -285,7 +283,10 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
     data = images_of(spec)
     split = split_of(spec, data)
     labels = labels_of(spec, data)
-    start, before = (None, 0.0) if store else checkpoints.latest(spec)
+    start, before = None, 0.0
+    if store is None:
+        runs.set_aside_damaged(spec)
+        start, before = checkpoints.latest(spec)
     if start:
         tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
     started = saved = time.perf_counter()
@@ -431,31 +432,40 @@ def _epochs_done(spec: RunSpec) -> int:
 def map_of(study: Study, run: Run) -> np.ndarray:
     """Return the t-SNE map of a run's test features, float64 (N, 2); made once and kept in the store.
 
-    It is found again by the features' checksum, the study's settings and the code and library that
-    make it.
+    It is found again by its run and the study's settings, and made again if the features, the code or
+    the library that made it changed, see `map_inputs`.
     """
-    made_of = [
-        run.manifest["files"]["features.npz"],
-        study.perplexity,
-        study.tsne_iterations,
-        runs.code_fingerprint("embedding"),
-        importlib.metadata.version("openTSNE"),
-    ]
-    path = runs.build_folder() / "maps" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}.npy"
-    try:
-        content = files.read_sealed(path)
-    except files.Damaged as error:
-        tell(f"{error}; the map is made again")
-        files.set_aside(path, runs.build_folder() / "damaged")
-        content = None
-    except FileNotFoundError:
-        content = None
-    if content is None:
-        made = io.BytesIO()
-        np.save(made, embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations))
-        content = made.getvalue()
-        files.write_sealed(path, content)
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    settings = f"{run.spec.key}-{study.perplexity:g}-{study.tsne_iterations}"
+    path = runs.build_folder() / "maps" / f"{settings}.npz"
+    here = map_inputs(run.manifest)
+    if path.is_file():
+        try:
+            plane, made_of = read_map(path)
+            if not runs.changes(made_of, here):
+                return plane
+        except files.Damaged as error:
+            aside = files.set_aside(path, runs.build_folder() / "damaged")
+            tell(f"{error}; it is set aside as {aside} and made again")
+    plane = embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations)
+    content = io.BytesIO()
+    np.savez(content, plane=plane, made_of=json.dumps(here))
+    files.write_sealed(path, content.getvalue())
+    return plane
+
+
+def read_map(path: Path) -> tuple[np.ndarray, dict]:
+    """Return a stored map and what it was made of; raise `Damaged` if it is not as it was written."""
+    with np.load(io.BytesIO(files.read_sealed(path)), allow_pickle=False) as file:
+        return file["plane"], json.loads(file["made_of"].item())
+
+
+def map_inputs(manifest: dict) -> dict[str, dict]:
+    """Return what a map of a run with this manifest depends on, as `runs.changes` compares it."""
+    return {
+        "data": {"features of its run": manifest["files"]["features.npz"]},
+        "code": runs.code_fingerprints("embedding"),
+        "versions": runs.versions("openTSNE"),
+    }
 
 
 def _bar(total: int):
