@@ -112,9 +112,9 @@ def in_notebook() -> bool:
 
 
 def tell(line: str) -> None:
-    """Say a line on stderr; in a notebook, whose page must not show it, only until the next output."""
+    """Say a line on stderr; in a notebook, whose page must not show it, only for a moment."""
     print(f"bhl: {line}", file=sys.stdout if in_notebook() else sys.stderr, flush=True)
     if in_notebook():
         from IPython.display import clear_output
 
-        clear_output(wait=True)
+        clear_output()

@@ -438,14 +438,11 @@ def map_of(study: Study, run: Run) -> np.ndarray:
     settings = f"{run.spec.key}-{study.perplexity:g}-{study.tsne_iterations}"
     path = runs.build_folder() / "maps" / f"{settings}.npz"
     here = map_inputs(run.manifest)
+    set_aside_damaged_map(path)
     if path.is_file():
-        try:
-            plane, made_of = read_map(path)
-            if not runs.changes(made_of, here):
-                return plane
-        except files.Damaged as error:
-            aside = files.set_aside(path, runs.build_folder() / "damaged")
-            tell(f"{error}; it is set aside as {aside} and made again")
+        plane, made_of = read_map(path)
+        if not runs.changes(made_of, here):
+            return plane
     plane = embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations)
     content = io.BytesIO()
     np.savez(content, plane=plane, made_of=json.dumps(here))
@@ -457,6 +454,16 @@ def read_map(path: Path) -> tuple[np.ndarray, dict]:
     """Return a stored map and what it was made of; raise `Damaged` if it is not as it was written."""
     with np.load(io.BytesIO(files.read_sealed(path)), allow_pickle=False) as file:
         return file["plane"], json.loads(file["made_of"].item())
+
+
+def set_aside_damaged_map(path: Path) -> None:
+    """Move a map out of the way, with a word, if it is damaged; it is made again when it is asked for."""
+    try:
+        if path.is_file():
+            read_map(path)
+    except files.Damaged as error:
+        aside = files.set_aside(path, runs.build_folder() / "damaged")
+        tell(f"{error}; it is set aside as {aside} and made again")
 
 
 def map_inputs(manifest: dict) -> dict[str, dict]:
