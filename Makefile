@@ -1,4 +1,4 @@
-# book · test · test-slow · lint · lab · clean; each sets up .venv by itself, from the pins.
+# book · test · test-slow · bench · lint · lab · clean; each sets up .venv by itself, from the pins.
 # Works from any folder: make -C /path/to/checkout book
 
 ROOT := $(abspath $(dir $(lastword $(MAKEFILE_LIST))))
@@ -8,7 +8,7 @@ BIN := $(ROOT)/.venv/bin
 READY := $(ROOT)/.venv/ready
 SPREAD := -n logical --maxprocesses 4 --dist loadfile  # test files over the cores; each worker takes 1 GB
 
-.PHONY: book test test-slow lint lab clean
+.PHONY: book test test-slow bench lint lab clean
 
 book: $(READY)  ## execute the notebooks and build the pages: make book PROFILE=smoke|quick|paper
 	cd $(ROOT) && $(BIN)/bhl book --profile $(PROFILE)
@@ -18,6 +18,9 @@ test: $(READY)  ## the quick tests
 
 test-slow: $(READY)  ## all tests, the slow ones too
 	cd $(ROOT) && $(BIN)/python -m pytest $(SPREAD)
+
+bench: $(READY)-bench  ## measure against what a user would use instead: make bench ROWS="epoch votes"
+	cd $(ROOT) && $(BIN)/python -m benchmarks $(ROWS)
 
 lint: $(READY)  ## style of code and notebooks
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -34,3 +37,8 @@ $(READY): $(ROOT)/constraints.txt $(ROOT)/pyproject.toml
 	$(PYTHON) -m venv --clear $(ROOT)/.venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt -e "$(ROOT)[dev]"
 	@touch $(READY)
+
+$(READY)-bench: $(READY)
+	@echo "Adding what the benchmarks compare with (0.5 GB) ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt -e "$(ROOT)[bench]"
+	@touch $@

@@ -41,3 +41,18 @@ def test_a_set_that_breaks_the_contract_is_refused(change, message):
     values = {name: getattr(good, name) for name in ("name", "images", "truth", "class_names", "ids")}
     with pytest.raises(InputError, match=message):
         images.LabelledImages(**(values | change))
+
+
+def test_a_smaller_share_of_training_images_is_part_of_a_larger_one_and_the_rest_stays():
+    split = parts()
+    thinned = [images.thin(split, share, seed=0) for share in (0.1, 0.33, 1.0)]
+    assert [len(part.train) for part in thinned] == [60, 198, 600]
+    assert set(thinned[0].train) < set(thinned[1].train) < set(thinned[2].train)
+    assert np.array_equal(thinned[2].train, split.train)
+    assert all(np.array_equal(part.validation, split.validation) for part in thinned)
+    assert all(np.array_equal(part.test, split.test) for part in thinned)
+    assert not np.array_equal(images.thin(split, 0.1, seed=1).train, thinned[0].train)
+
+
+def test_a_thinned_split_takes_from_the_whole_set_and_not_from_its_beginning():
+    assert images.thin(parts(), 0.1, seed=0).train.max() > 800

@@ -294,13 +294,14 @@ def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publi
     path = runs.published_folder() / one.spec("hard", 0).key / "manifest.json"
     made = json.loads(path.read_text())
     machine = {"system": "Plan9 mips", "cores": "3", "python": "3.11"}
-    changed = {"code": "another", "machine": machine, "versions": made["versions"] | {"torch": "1.0"}}
+    changed = {"machine": machine, "versions": made["versions"] | {"torch": "1.0"}}
+    changed["code"] = made["code"] | {"training.py": "another"}
     path.write_text(json.dumps(made | changed))
     named = report.texts(one, study.ensure(one))
     assert "2 of 2 are published runs, trained on Plan9 mips with 3 cores" in named["badge"]
     assert "trained on this machine" not in named["badge"]
     assert "2 of these 2 runs were not trained on this machine" in named["published"]
-    for part in ("other code", "torch 1.0 (here", "data that are not here to be compared"):
+    for part in ("training.py changed", "torch 1.0 → ", "data file is not here"):
         assert part in named["published"]
 
 

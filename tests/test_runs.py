@@ -1,5 +1,10 @@
+import inspect
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +93,55 @@ def test_comments_docstrings_and_blank_lines_are_no_code():
 
 def test_a_hash_sign_in_a_string_is_code():
     assert runs.code_without_comments('x = "#1"\n') == 'x = "#1"'
+
+
+def test_blank_lines_and_what_looks_like_a_comment_inside_a_string_are_code():
+    source = 'x = """a\n\n# b  \n"""\ny = f"""{x}\n\nc"""\n'
+    assert runs.code_without_comments(source) == source.rstrip("\n")
+
+
+def test_a_comment_between_the_parts_of_a_string_is_no_code():
+    plain, dressed = 'x = (\n    "a"\n    "b"\n)\n', 'x = (\n    "a"  # one\n    # two\n\n    "b"\n)\n'
+    assert runs.code_without_comments(plain) == runs.code_without_comments(dressed)
+
+
+def other_pythons():
+    """Interpreters of other versions on this machine, by version."""
+    places = [Path(p) for p in os.environ["PATH"].split(":")]
+    places += [p / "bin" for p in (Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions").glob("*")]
+    found = {}
+    for path in (place / f"python3.{minor}" for place in places for minor in range(11, 16)):
+        if path.is_file():
+            asked = subprocess.run([path, "-c", "import sys; print(sys.version[:4])"], capture_output=True, text=True)
+            found[asked.stdout.strip()] = path  # a launcher that has no such version prints nothing
+    return {version: path for version, path in found.items() if version not in ("", sys.version[:4])}
+
+
+def test_fingerprints_do_not_depend_on_the_version_of_python():
+    if not (others := other_pythons()):
+        pytest.skip("there is no other Python from 3.11 on this machine")
+    paths = sorted(str(path) for path in Path(runs.__file__).parent.glob("*.py"))
+    program = "import ast, hashlib, io, json, tokenize\nfrom pathlib import Path\n"
+    program += inspect.getsource(runs.code_without_comments)
+    program += f"print(json.dumps([code_without_comments(Path(p).read_text('utf-8')) for p in {paths}]))"
+    here = [runs.code_without_comments(Path(path).read_text("utf-8")) for path in paths]
+    for version, python in others.items():
+        there = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout
+        assert json.loads(there) == here, version
+
+
+def test_what_changed_is_said_by_name_and_version_and_what_has_not_is_not():
+    made = {"data": {"data file": "a"}, "code": {"x.py": "1", "y.py": "1"}, "versions": {"torch": "2.13.0"}}
+    assert runs.changes(made | {"seconds": 3}, made) == []
+    here = {
+        "data": {"data file": "b"},
+        "code": {"x.py": "1", "y.py": "2", "z.py": "1"},
+        "versions": {"torch": "2.14.1"},
+    }
+    assert runs.changes(made, here) == ["data file changed", "y.py changed", "z.py is new", "torch 2.13.0 → 2.14.1"]
+    assert runs.changes(here, made)[1:3] == ["y.py changed", "z.py is no longer part of it"]
+    assert runs.changes(made, made | {"data": {"data file": None}}) == ["data file is not here"]
+    assert runs.changes({"code": "ab12"}, {"code": {"x.py": "1"}}) == ["its record of code is of another form"]
 
 
 def test_metrics_are_computed_from_the_stored_predictions(spec):

@@ -129,3 +129,36 @@ def test_a_notebooks_namespace_is_read_without_what_ipython_put_there():
 def test_a_notebook_refuses_stray_and_mistyped_names(stray):
     with pytest.raises(InputError, match="epoc"):
         study.from_notebook({"profile": "smoke", "epochs": None, **stray})
+
+
+def test_labels_of_few_votes_are_the_same_votes_for_both_kinds_and_scored_against_the_full_truth():
+    made = study.plan("smoke", **TINY, votes_per_image=3)
+    data = study.images_of(made.spec("soft", 0))
+    hard, soft = (study.labels_of(made.spec(labels, 0), data) for labels in ("hard", "soft"))
+    assert np.allclose(soft.rows * 3, np.round(soft.rows * 3))
+    assert (soft.rows[hard.rows == 1] == soft.rows.max(axis=1)).all()
+    run, _ = study.find_or_train(made.spec("soft", 0))
+    assert np.array_equal(run.truth, data.truth[run.index])
+    assert run.manifest["training_images_short_of_votes"] == 0
+
+
+def test_one_vote_an_image_makes_both_kinds_of_label_equal_bit_by_bit():
+    made = study.plan("smoke", **TINY, votes_per_image=1)
+    hard, soft = (study.execute(made.spec(labels, 0)) for labels in ("hard", "soft"))
+    assert np.array_equal(hard.predicted, soft.predicted)
+
+
+def test_a_share_of_the_training_images_is_counted_and_validation_and_test_images_stay():
+    run, _ = study.find_or_train(study.plan("smoke", **TINY, train_share=0.5).spec("soft", 0))
+    whole, _ = study.find_or_train(study.plan("smoke", **TINY).spec("soft", 0))
+    assert (run.manifest["training_images"], whole.manifest["training_images"]) == (30, 60)
+    assert np.array_equal(run.index, whole.index)
+    assert np.array_equal(run.stored("validation_index"), whole.stored("validation_index"))
+
+
+def test_smoothing_reaches_the_training_and_not_the_labels_that_a_temperature_is_fitted_to():
+    run, _ = study.find_or_train(study.plan("smoke", **TINY, label_smoothing=0.3).spec("hard", 0))
+    plain, _ = study.find_or_train(study.plan("smoke", **TINY).spec("hard", 0))
+    assert not np.array_equal(run.predicted, plain.predicted)
+    assert np.array_equal(run.stored("validation_labels"), plain.stored("validation_labels"))
+    assert set(np.unique(plain.stored("validation_labels"))) == {0, 1}

@@ -155,8 +155,8 @@ def test_bfloat16_is_refused_on_a_cpu():
         run(dtype="bfloat16")
 
 
-@pytest.mark.parametrize("backbone", ["densenet121", "resnet50v2"])
+@pytest.mark.parametrize("backbone", ["densenet121", "resnet50v2", "small_mobile"])
 @pytest.mark.parametrize("protocol", ["as_written", "as_run"])
-def test_the_papers_networks_train_under_both_protocols(backbone, protocol):
+def test_the_other_networks_train_under_both_protocols(backbone, protocol):
     trained = run(backbone=backbone, protocol=protocol, head="mlp", n_images=40, image_size=32, epochs=1)
     assert np.isfinite(trained.test_logits).all()

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -129,3 +131,50 @@ def test_unknown_kinds_of_label_and_tie_policies_are_refused():
         votes.targets(TIED, "fuzzy")
     with pytest.raises(InputError, match="ties 'last'"):
         votes.targets(TIED, "hard", ties="last")
+
+
+def test_more_drawn_votes_contain_the_fewer_and_follow_the_distribution():
+    truth = np.tile([0.6, 0.3, 0.1], (4000, 1))
+    few, many = votes.draw(truth, 2, seed=1), votes.draw(truth, 5, seed=1)
+    assert (few.sum(axis=1) == 2).all()
+    assert (many.sum(axis=1) == 5).all()
+    assert (few <= many).all()
+    assert not np.array_equal(few, votes.draw(truth, 2, seed=2))
+    assert many.mean(axis=0) / 5 == pytest.approx([0.6, 0.3, 0.1], abs=4 * np.sqrt(0.25 / 20_000))
+    assert np.array_equal(few[:100], votes.draw(truth[:100], 2, seed=1))
+
+
+def test_a_certain_image_gets_votes_for_its_class_only():
+    assert np.array_equal(votes.draw(np.eye(3), 4, seed=0), 4 * np.eye(3, dtype=int))
+
+
+def test_a_subsample_takes_votes_that_were_cast_and_more_contain_the_fewer():
+    cast = np.random.default_rng(0).multinomial(8, [0.5, 0.3, 0.2], size=500)
+    taken = [votes.subsample(cast, m, seed=3)[0] for m in (1, 3, 8, 20)]
+    assert [set(part.sum(axis=1)) for part in taken] == [{1}, {3}, {8}, {8}]
+    assert all((few <= many).all() for few, many in itertools.pairwise(taken))
+    assert np.array_equal(taken[2], cast)
+
+
+def test_a_subsample_is_drawn_without_preference():
+    cast = np.tile([6, 3, 1], (5000, 1))
+    few, short = votes.subsample(cast, 2, seed=0)
+    assert not short.any()
+    assert few.mean(axis=0) == pytest.approx([1.2, 0.6, 0.2], abs=4 * np.sqrt(0.5 / 5000))
+    both_of_the_last = (few[:, 2] == 2).any()
+    assert not both_of_the_last  # there is only one such vote
+
+
+def test_an_image_with_fewer_votes_keeps_all_and_is_marked():
+    few, short = votes.subsample(np.array([[2, 0], [4, 3], [1, 0]]), 2, seed=0)
+    assert short.tolist() == [False, False, True]
+    assert few.sum(axis=1).tolist() == [2, 2, 1]
+
+
+@pytest.mark.parametrize("labels", votes.LABEL_KINDS)
+def test_smoothing_spreads_its_share_and_none_changes_no_bit(labels):
+    plain = votes.targets(np.array([[3.0, 1, 0, 0], [0, 0, 1, 2]]) / 3, labels)
+    smoothed = votes.smooth(plain, 0.2)
+    assert smoothed.rows == pytest.approx(0.8 * plain.rows + 0.05)
+    assert smoothed.rows.sum(axis=1) == pytest.approx(1)
+    assert np.array_equal(votes.smooth(plain, 0.0).rows, plain.rows)

@@ -9,7 +9,6 @@ So what lies in ``build`` is always something that was made completely.
 """
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -146,11 +145,11 @@ def why_stale(source: Path, copy: Path, study: Study) -> str:
     if not copy.is_file():
         return "no executed copy"
     before = nbformat.read(copy, as_version=4).metadata["beyond_hard_labels"]["inputs"]
-    return ", ".join(f"{name} changed" for name, value in inputs(source, study).items() if before.get(name) != value)
+    return ", ".join(runs.changes(before, inputs(source, study)))
 
 
-def inputs(source: Path, study: Study) -> dict[str, str]:
-    """Return the fingerprint of everything that an executed notebook depends on, by a name for readers."""
+def inputs(source: Path, study: Study) -> dict[str, dict[str, str]]:
+    """Return what an executed notebook depends on, as `runs.changes` compares it, by names for readers."""
     cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
     parts = {
         "code cells": cells,
@@ -162,7 +161,6 @@ def inputs(source: Path, study: Study) -> dict[str, str]:
             study.tsne_iterations,
             study.shared,
         ],
-        "library versions": [importlib.metadata.version(name) for name in _SHOWN_PACKAGES],
     }
     hashed = {name: _hash(part) for name, part in parts.items()}
     if any("ensure(" in cell for cell in cells):
@@ -170,7 +168,7 @@ def inputs(source: Path, study: Study) -> dict[str, str]:
     if any("sections." in cell for cell in cells):
         hashed["real sets"] = _hash(sections.state())
     used = runs.modules_used("\n".join(cells))
-    return hashed | {f"{module}.py": runs.code_fingerprint(module) for module in sorted(used)}
+    return {"code": hashed | runs.code_fingerprints(*used), "versions": runs.versions(*_SHOWN_PACKAGES)}
 
 
 def _hash(part) -> str:
@@ -342,9 +340,7 @@ def _page_tables(study: Study, found: list[runs.Run], executed: Path, names: lis
     tables = {
         "notebooks": pd.DataFrame({"notebook": list(seconds), "seconds": [f"{s:.1f}" for s in seconds.values()]}),
         "machine": pd.DataFrame(runs.machine(found[0].spec.device).items(), columns=["what", "value"]),
-        "versions": pd.DataFrame(
-            [(name, importlib.metadata.version(name)) for name in _SHOWN_PACKAGES], columns=["package", "version"]
-        ),
+        "versions": pd.DataFrame(runs.versions(*_SHOWN_PACKAGES).items(), columns=["package", "version"]),
     }
     return {f"table.{name}": report.markdown_table(frame, name) for name, frame in tables.items()}
 

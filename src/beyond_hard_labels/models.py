@@ -14,6 +14,7 @@ BACKBONES = {  # name here -> name in timm
     "densenet121": "densenet121",
     "resnet50v2": "resnetv2_50",  # pre-activation with batch norm, as Keras' ResNet50V2 of the authors
     "small": "test_resnet",  # 0.37 M parameters, for two cores
+    "small_mobile": "test_efficientnet",  # 0.10 M, inverted residuals, as fast
 }
 HEADS = ("linear", "mlp")
 

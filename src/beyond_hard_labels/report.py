@@ -408,7 +408,7 @@ def banner(runs: list[Run]) -> str:
     found = sorted({difference for run in of_project for difference in differing(run)})
     return (
         f"**Published.** {len(of_project)} of these {len(runs)} runs were not trained on this machine but come with "
-        f"the project. What made them differs from what is here in: {'; '.join(found) or 'nothing'}."
+        f"the project. What changed since they were made: {'; '.join(found) or 'nothing'}."
     )
 
 

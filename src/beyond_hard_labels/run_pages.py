@@ -104,8 +104,7 @@ def texts(run: Run) -> dict[str, Callable[[], str]]:
         if value != ""
     ]
     made = [
-        ("fingerprint of the data", f"`{manifest['data']}`"),
-        ("fingerprint of the code", f"`{manifest['code']}`"),
+        *((f"fingerprint of {name}", f"`{value}`") for name, value in (manifest["data"] | manifest["code"]).items()),
         *manifest["versions"].items(),
         *manifest["machine"].items(),
         ("training images", str(manifest["training_images"])),

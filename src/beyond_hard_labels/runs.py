@@ -4,8 +4,8 @@ A run is a frozen spec and a directory named by the hash of the spec:
 
     spec.json          the spec
     manifest.json      fingerprints of data and code, versions, machine, sizes, checksums of the files
-    predictions.npz    test and validation: row indices, soft truth, logits; where the set has them, votes and
-                       official labels of the test images
+    predictions.npz    test and validation: row indices, soft truth, logits; the validation images' labels, zeros
+                       for a dropped tie; where the set has them, votes and official labels of the test images
     features.npz       pooled features of the test images
     history.csv        one row an epoch
     weights.safetensors
@@ -14,7 +14,9 @@ Everything is written under a temporary name and renamed once. Metrics are not s
 computed from the predictions whenever they are read, so a change in `metrics` retrains nothing.
 
 A published run is such a folder in ``results`` of the project, which may lack features and weights.
-It is found by its spec alone, whatever code and versions made it; `differences` says what they were.
+It is found by its spec alone, whatever code and versions made it.
+
+`changes` decides for all of them what is fresh, and says in words what is not.
 """
 
 import ast
@@ -55,6 +57,9 @@ class RunSpec(TrainConfig):
     image_size: int = option("side in pixels", at_least=16)
     data_seed: int = option("seed of the generated set", at_least=0)
     labels: str = option("kind of label trained on", choices=LABEL_KINDS)
+    train_share: float = option("share of the split's training images that is used", above=0.0, at_most=1.0)
+    votes_per_image: int = option("votes a label is made of; 0: all, or the exact truth", at_least=0)
+    label_smoothing: float = option("share of a target that is spread over all classes", at_least=0.0, at_most=0.5)
     ties: str = option("what a hard label does with tied votes", choices=TIE_POLICIES)
     raters: str = option("whose votes count: all, or those who labelled every image", choices=("all", "complete"))
     split_kind: str = option("random, or slice: by the folds of the set", choices=("random", "slice"))
@@ -124,13 +129,14 @@ class Run:
     def temperatures(self) -> dict[str, tuple[float, float]]:
         """Return the temperature that fits the validation images, and the test KL with it, by what it fits.
 
-        Who has hard labels only can fit it to nothing but those, the run's ``own targets``; the ``soft
-        truth`` shows what scaling could do at best. Ties are broken by the policy of the run.
+        Who has hard labels only can fit it to nothing but those, the run's ``own targets``, before they
+        were smoothed; the ``soft truth`` shows what scaling could do at best.
         """
         soft, logits, test_logits = map(self.stored, ("validation_truth", "validation_logits", "test_logits"))
-        own = votes.targets(soft, self.spec.labels, ties=self.spec.ties, seed=self.spec.split)
+        own = self.stored("validation_labels")
+        labelled = own.any(axis=1)  # a dropped tie has no label
         fitted = {
-            "own targets": metrics.temperature(logits[own.keep], own.rows[own.keep]),
+            "own targets": metrics.temperature(logits[labelled], own[labelled]),
             "soft truth": metrics.temperature(logits, soft),
         }
         return {name: (t, metrics.kl(self.truth, metrics.softmax(test_logits / t))) for name, t in fitted.items()}
@@ -159,17 +165,28 @@ def project_folder() -> Path:
 
 
 def code_without_comments(source: str) -> str:
-    """Return the source without comments, docstrings and blank lines, whatever the Python version."""
-    lines = source.splitlines(keepends=True)
+    """Return the source without comments, docstrings and blank lines, whatever the Python version.
+
+    Blank lines and spaces at line ends inside other strings are kept, since they are what a page or a file shows.
+    """
+    lines = source.split("\n")
+    text, opened = set(), []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column] + "\n"
+        kind, (row, column) = tokenize.tok_name[token.type], token.start
+        if kind == "COMMENT":
+            lines[row - 1] = lines[row - 1][:column]
+        elif kind.endswith("STRING_START"):  # since Python 3.12 an f-string is many tokens
+            opened.append(row)
+        elif kind.endswith("STRING_END") or kind == "STRING":
+            text |= set(range((opened.pop() if kind != "STRING" else row) - 1, token.end[0] - 1))
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
             for row in range(node.body[0].lineno - 1, node.body[0].end_lineno):
-                lines[row] = "\n"
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+                lines[row] = ""
+                text.discard(row)
+    kept = [line if row in text else line.rstrip() for row, line in enumerate(lines)]
+    return "\n".join(line for row, line in enumerate(kept) if line or row in text)
 
 
 def modules_used(source: str) -> set[str]:
@@ -204,20 +221,70 @@ def code_fingerprint(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def provenance(spec: RunSpec) -> dict:
-    """Return what a local run must share with this moment to count: data, code and versions."""
+def code_fingerprints(*modules: str) -> dict[str, str]:
+    """Return the fingerprint of each of some modules of this package, by the name of its file."""
+    return {f"{module}.py": code_fingerprint(module) for module in sorted(modules)}
+
+
+def provenance(spec: RunSpec) -> dict[str, dict]:
+    """Return what a local run must share with this moment to count: data, code and versions, by name.
+
+    The data of a generated set are its parameters, which the spec holds, and the code that draws it;
+    those of another set are its file, None where that is not here.
+    """
     from beyond_hard_labels import real_data
 
-    data = None  # a file that is not here
-    if spec.dataset == real_data.SYNTHETIC:  # such a set is its parameters and its code
-        data = code_fingerprint("randomness", "shapes")
-    elif data_is_here(spec):
-        data = real_data.fingerprint(spec.dataset)
+    if spec.dataset == real_data.SYNTHETIC:
+        data = code_fingerprints("shapes")
+    else:
+        data = {"data file": real_data.fingerprint(spec.dataset) if data_is_here(spec) else None}
     return {
         "data": data,
-        "code": code_fingerprint(*_RESULT_MODULES, *(["dcic"] if spec.split_kind == "slice" else [])),
-        "versions": {name: importlib.metadata.version(name) for name in _RESULT_PACKAGES},
+        "code": code_fingerprints(*_RESULT_MODULES, *(["dcic"] if spec.split_kind == "slice" else [])),
+        "versions": versions(*_RESULT_PACKAGES),
     }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of packages; none of them is imported."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def changes(made: dict[str, dict], here: dict[str, dict]) -> list[str]:
+    """Say in words what has changed since something was made; nothing if it is fresh.
+
+    This is the one place that decides what is stale, for runs, checkpoints, maps and notebooks alike.
+
+    Parameters
+    ----------
+    made, here : dict
+        What it was made of and what is here now, by part (``data``, ``code``, ``versions``) and then
+        by name, as of `provenance`. Parts that only `made` has do not count.
+
+    Returns
+    -------
+    list of str
+        Such as ``augmentation.py changed``, ``torch 2.13.0 → 2.14.1``, ``data file is not here``.
+    """
+    found = []
+    for part, now in here.items():
+        before = made.get(part)
+        if not isinstance(before, dict):
+            found.append(f"its record of {part} is of another form")
+            continue
+        for name in [*now, *(before.keys() - now.keys())]:
+            pair = before.get(name), now.get(name)
+            if name in now and pair[1] is None:
+                found.append(f"{name} is not here")
+            elif pair[0] != pair[1]:
+                found.append(_change(name, *pair, part))
+    return found
+
+
+def _change(name: str, before: str | None, now: str | None, part: str) -> str:
+    if part == "versions":
+        return f"{name} {before or 'not recorded'} → {now or 'not needed'}"
+    return f"{name} changed" if before and now else f"{name} is {'new' if now else 'no longer part of it'}"
 
 
 def find(spec: RunSpec) -> Run | None:
@@ -226,8 +293,7 @@ def find(spec: RunSpec) -> Run | None:
     if not folder.is_dir():
         return None
     run = load(folder)
-    fresh = "files" in run.manifest and all(run.manifest[name] == value for name, value in provenance(spec).items())
-    return run if fresh else None
+    return None if differences(run) else run
 
 
 def data_is_here(spec: RunSpec) -> bool:
@@ -259,12 +325,9 @@ def by_key(key: str) -> Run:
 
 
 def differences(run: Run) -> list[str]:
-    """Say in words what a run was made of that is another here: data, code, versions."""
-    made, here = run.manifest, provenance(run.spec)
-    found = [f"other {name}" for name in ("data", "code") if here[name] not in (made[name], None)]
-    found += ["data that are not here to be compared"] if here["data"] is None else []
-    pairs = [(name, made["versions"].get(name), version) for name, version in here["versions"].items()]
-    return found + [f"{name} {there} (here {version})" for name, there, version in pairs if there != version]
+    """Say in words what a run was made of that is another here, see `changes`."""
+    unsealed = [] if "files" in run.manifest else ["it has no checksums of its files"]
+    return changes(run.manifest, provenance(run.spec)) + unsealed
 
 
 def load(folder: Path) -> Run:
@@ -306,7 +369,7 @@ def save(
     trained: Trained,
     split: Split,
     data: LabelledImages,
-    ties: int,
+    labels: votes.Targets,
     seconds: float,
     store: Path | None = None,
 ) -> Run:
@@ -319,8 +382,8 @@ def save(
     split : Split
     data : LabelledImages
         The whole set.
-    ties : int
-        Tied images among the training images.
+    labels : Targets
+        The labels of all images, before they were smoothed.
     seconds : float
         Wall time of the training.
     store : Path, optional
@@ -342,6 +405,7 @@ def save(
             validation_index=split.validation,
             validation_truth=data.truth[split.validation],
             validation_logits=trained.validation_logits,
+            validation_labels=np.where(labels.keep[:, None], labels.rows, 0.0)[split.validation],
             **{name: rows[split.test] for name, rows in more.items() if rows is not None},
         )
         np.savez_compressed(temporary / "features.npz", test=trained.test_features)
@@ -353,7 +417,8 @@ def save(
             "machine": machine(spec.device),
             "classes": data.class_names,
             "training_images": len(split.train),
-            "tied_training_images": ties,
+            "tied_training_images": int(labels.tied[split.train].sum()),
+            "training_images_short_of_votes": int(labels.short[split.train].sum()),
             "seconds": round(seconds, 1),
             "files": {name: checksum(temporary / name) for name in FILES},
         }

@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 
 from beyond_hard_labels import InputError, embedding, real_data, runs, votes
-from beyond_hard_labels.images import LabelledImages, Split, random_split, shrink
+from beyond_hard_labels.images import LabelledImages, Split, random_split, shrink, thin
 from beyond_hard_labels.parameters import check, option, options
 from beyond_hard_labels.runs import Run, RunSpec
 from beyond_hard_labels.training import TimeUp, train
@@ -239,10 +239,22 @@ def _generate(n_images: int, image_size: int, data_seed: int) -> LabelledImages:
 def split_of(spec: RunSpec, data: LabelledImages) -> Split:
     """Return the split of a run."""
     if spec.split_kind == "random":
-        return random_split(len(data.ids), spec.split)
-    from beyond_hard_labels import dcic
+        split = random_split(len(data.ids), spec.split)
+    else:
+        from beyond_hard_labels import dcic
 
-    return dcic.slice_split(data.fold, spec.split + 1)  # slices are counted from 1
+        split = dcic.slice_split(data.fold, spec.split + 1)  # slices are counted from 1
+    return thin(split, spec.train_share, spec.split)
+
+
+def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
+    """Return the labels of all images as a run is given them: of how many votes, and of which kind."""
+    cast, short = (data.truth if data.votes is None else data.votes), np.zeros(len(data.ids), bool)
+    if spec.votes_per_image and data.votes is None:
+        cast = votes.draw(data.truth, spec.votes_per_image, spec.split)
+    elif spec.votes_per_image:
+        cast, short = votes.subsample(cast, spec.votes_per_image, spec.split)
+    return votes.targets(cast, spec.labels, ties=spec.ties, seed=spec.split)._replace(short=short)
 
 
 def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None) -> Run:
@@ -250,15 +262,13 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
     started = time.perf_counter()
     data = images_of(spec)
     split = split_of(spec, data)
-    targets = votes.targets(
-        data.truth if data.votes is None else data.votes, spec.labels, ties=spec.ties, seed=spec.split
-    )
+    labels = labels_of(spec, data)
     progress = _progress_file(spec)
     progress.parent.mkdir(parents=True, exist_ok=True)
     try:
         trained = train(
             data,
-            targets,
+            votes.smooth(labels, spec.label_smoothing),
             split,
             spec,
             seed=spec.split,
@@ -267,8 +277,7 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
         )
     finally:
         progress.unlink(missing_ok=True)
-    tied = int(targets.tied[split.train].sum())
-    return runs.save(spec, trained, split, data, tied, time.perf_counter() - started, store)
+    return runs.save(spec, trained, split, data, labels, time.perf_counter() - started, store)
 
 
 def _progress_file(spec: RunSpec):

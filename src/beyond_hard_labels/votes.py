@@ -99,6 +99,45 @@ def validate(votes, n_classes: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def draw(truth: np.ndarray, n_votes: int, seed: int) -> np.ndarray:
+    """Draw votes for every image from its own distribution: int64 (N, K), rows sum to `n_votes`.
+
+    More votes with the same seed contain the fewer: vote number j of an image is the same in both.
+    `simulate` is for annotators, who also err.
+    """
+    cast = [_inverse_cdf(truth, stream("vote", seed, j).random(len(truth))) for j in range(n_votes)]
+    return count(np.stack(cast, axis=1), truth.shape[1])
+
+
+def subsample(votes: np.ndarray, n_votes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take some of each image's votes, at random and without replacement.
+
+    More votes with the same seed contain the fewer.
+
+    Parameters
+    ----------
+    votes : np.ndarray
+        int (N, K), votes per class.
+    n_votes : int
+        Votes to take of an image, at least 1.
+    seed : int
+        Seed of the order in which the votes of an image are taken.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        The votes taken, int64 (N, K), and which images have fewer than `n_votes` and keep all, bool (N,).
+    """
+    n, k = votes.shape
+    total = votes.sum(axis=1)
+    image = np.repeat(np.arange(n), total)  # one entry a vote
+    chosen = np.repeat(np.tile(np.arange(k), n), votes.ravel())
+    order = np.lexsort((stream("subsample", seed).random(len(image)), image))  # votes of an image in random order
+    rank = np.arange(len(image)) - np.repeat(total.cumsum() - total, total)
+    taken = order[rank < n_votes]
+    return np.bincount(image[taken] * k + chosen[taken], minlength=n * k).reshape(n, k), total < n_votes
+
+
 class Targets(NamedTuple):
     """What a model is trained on.
 
@@ -110,11 +149,23 @@ class Targets(NamedTuple):
         bool (N,), images whose most voted classes are tied.
     keep : np.ndarray
         bool (N,), images that may be trained on; all but the tied ones under the policy ``drop``.
+    short : np.ndarray or None
+        bool (N,), images with fewer votes than a number that was asked for.
     """
 
     rows: np.ndarray
     tied: np.ndarray
     keep: np.ndarray
+    short: np.ndarray | None = None
+
+
+def smooth(targets: Targets, share: float) -> Targets:
+    """Spread a share of each target evenly over all classes (Szegedy et al. 2016).
+
+    With K = 4 and a share of 0.2, (1, 0, 0, 0) becomes (0.85, 0.05, 0.05, 0.05); a share of 0 changes
+    no bit.
+    """
+    return targets._replace(rows=(1 - share) * targets.rows + share / targets.rows.shape[1])
 
 
 def soft(votes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,84 @@
+"""The benchmarks' harness, and every row at a toy size: that both sides agree, never how long they take."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import harness
+from conftest import ROOT
+
+
+def command(*arguments, **options):
+    """Run ``python -m benchmarks`` as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        **{"capture_output": True, "text": True, "cwd": ROOT, "check": False, **options},
+    )
+
+
+def take(name, needs=()):
+    """Take a row at its toy size, in this process."""
+    for module in needs:
+        pytest.importorskip(module)
+    taken = harness.take(name, small=True)
+    json.dumps(taken)
+    assert taken["lines"] and taken["equal"] and {"processor", "cores", "torch"} <= set(taken["machine"])
+    for line in taken["lines"]:
+        assert line["ratio"] == line["peer"]["median"] / line["ours"]["median"]
+    return taken
+
+
+def test_sides_are_called_in_turn_after_a_round_that_does_not_count():
+    calls = []
+    seconds, returned = harness.in_turn({n: lambda n=n: calls.append(n) or len(calls) for n in "ab"}, 3)
+    assert calls == list("abababab")
+    assert {n: s.repeats for n, s in seconds.items()} == {"a": 3, "b": 3}
+    assert returned == {"a": 7, "b": 8}
+
+
+def test_a_ratio_says_how_many_times_faster_ours_is_and_a_target_is_the_least():
+    one, two = harness.summary([1.0]), harness.summary([5.0, 1.0, 2.0])
+    assert two == (2.0, 1.0, 5.0, 3)
+    assert [harness.Line("", "", one, two, least).reached for least in (None, 2.0, 2.1)] == [None, True, False]
+
+
+def test_sides_that_differ_make_no_row():
+    with pytest.raises(AssertionError, match="the sides differ: 3 labels"):
+        harness.require(False, "3 labels")
+
+
+def test_every_row_is_a_function_with_a_sentence():
+    import importlib
+
+    for name, module in harness.ROWS.items():
+        assert getattr(importlib.import_module(module), name).__doc__, name
+
+
+def test_the_command_measures_a_row_in_its_own_process_and_prints_a_table(tmp_path):
+    made = command("start", "--small")
+    assert made.returncode == 0, made.stderr
+    heads, *rows = made.stdout.splitlines()
+    assert heads.split() == ["row", "what", "against", "ours", "peer", "ratio", "target", "reached"]
+    assert [row.split()[0] for row in rows] == ["start", "start"]
+    (file,) = (tmp_path / "build" / "bench").iterdir()  # and nothing that is left of its work
+    assert file.name == "start.small.json" and json.loads(file.read_text())["row"] == "start"
+
+
+def test_an_unknown_row_is_refused_with_the_names_of_all():
+    made = command("epochs", "--small")
+    assert made.returncode == 2
+    assert "unknown row 'epochs', expected some of start, drawing" in made.stderr
+
+
+def test_a_row_that_takes_too_long_is_cut_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "LIMIT", 0.05)
+    monkeypatch.chdir(ROOT)
+    assert harness.main(["start", "--small"]) == 1
+    assert "failed: cut after 0.05 s" in capsys.readouterr().out
+    assert not list((tmp_path / "build").rglob("*"))
+
+
+def test_drawing_is_the_same_shape_on_all_sides():
+    take("drawing", ["cv2"])
