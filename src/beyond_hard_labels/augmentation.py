@@ -57,7 +57,7 @@ def augment(images: torch.Tensor, u: torch.Tensor, config) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        float32 (B, C, H, W) in [-1, 1], channels last in memory.
+        float32 (B, C, H, W) in [-1, 1].
     """
     x = scale(_move(images, u, config))
     if config.augment_colour:
