@@ -123,28 +123,6 @@ def test_softmax_survives_large_logits():
     )
 
 
-def test_the_corrected_interval_is_the_published_formula():
-    d = np.array([0.010, 0.014, 0.021])
-    interval = metrics.corrected_t(d, 1 / 3)
-    error = math.sqrt((1 / 3 + 1 / 3) * d.var(ddof=1))
-    assert interval.high - interval.mean == pytest.approx(4.302652730 * error)  # t quantile, 2 degrees
-    assert interval.p == pytest.approx(2 * stats.t.sf(d.mean() / error, 2))
-
-
-def test_the_corrected_interval_is_wider_than_the_plain_one():
-    d = np.random.default_rng(0).normal(size=5)
-    plain = stats.ttest_1samp(d, 0).confidence_interval(0.95)
-    corrected = metrics.corrected_t(d, 1 / 3)
-    assert corrected.high - corrected.low > plain.high - plain.low
-    assert metrics.corrected_t(d, 0.0)[1:3] == pytest.approx((plain.low, plain.high))
-
-
-def test_one_split_has_no_interval():
-    interval = metrics.corrected_t([0.3], 1 / 3)
-    assert interval.mean == 0.3
-    assert all(math.isnan(v) for v in interval[1:])
-
-
 def labelled(n=400, k=4, seed=0):
     """Logits that are too sure of themselves by a factor of 2.5, and what they are about."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from beyond_hard_labels import InputError, report, study
-from beyond_hard_labels.metrics import Interval, corrected_t, entropy, kl
+from beyond_hard_labels.metrics import entropy, kl
+from beyond_hard_labels.significance import Interval, corrected_t
 from conftest import TINY
 
 

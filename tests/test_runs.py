@@ -121,7 +121,7 @@ def test_fingerprints_do_not_depend_on_the_version_of_python():
     if not (others := other_pythons()):
         pytest.skip("there is no other Python from 3.11 on this machine")
     paths = sorted(str(path) for path in Path(runs.__file__).parent.glob("*.py"))
-    program = "import ast, hashlib, io, json, tokenize\nfrom pathlib import Path\n"
+    program = "import ast, functools, hashlib, io, json, tokenize\nfrom pathlib import Path\n"
     program += inspect.getsource(runs.code_without_comments)
     program += f"print(json.dumps([code_without_comments(Path(p).read_text('utf-8')) for p in {paths}]))"
     here = [runs.code_without_comments(Path(path).read_text("utf-8")) for path in paths]

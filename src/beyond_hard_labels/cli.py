@@ -92,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_workers(study)
     study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
 
+    status = _add(commands, "status", _status, "say of every run, map and notebook whether it is fresh, or why not")
+    status.add_argument("--json", action="store_true", help="print as JSON")
+    _add_study_options(status)
+
+    clean = _add(commands, "clean", _clean, "remove what is stale from the build folder, after saying how much")
+    clean.add_argument("--stale", action="store_true", required=True, help="what 'bhl status' calls stale")
+    clean.add_argument("--dry-run", action="store_true", help="say it only")
+
     data = _add(commands, "data", None, "look at a set of images, fetch a published one, make or export one")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     describe = _add(actions, "describe", _describe, "print size, moments, classes and ambiguity of a set")
@@ -251,6 +259,26 @@ def _study(arguments) -> int:
     deadline = time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
     found = ensure(_plan(arguments), workers=_check_workers(arguments), deadline=deadline)
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
+    return 0
+
+
+def _status(arguments) -> int:
+    from beyond_hard_labels import status
+
+    found = status.items(_plan(arguments))
+    print(json.dumps(status.as_json(found), indent=1) if arguments.json else status.as_text(found))
+    return 0
+
+
+def _clean(arguments) -> int:
+    from beyond_hard_labels import status
+
+    found = status.removable(status.items())
+    for item in found:
+        print(f"{item.kind} {item.name}, {status.size_of([item])}: {'; '.join(item.why)}")
+    print(f"{len(found)} stale, {status.size_of(found)}", flush=True)
+    if not arguments.dry_run:
+        status.remove(found)
     return 0
 
 

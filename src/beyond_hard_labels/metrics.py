@@ -1,4 +1,4 @@
-"""Metrics of predicted distributions, and what three splits can say about a difference.
+"""Metrics of predicted distributions.
 
 All functions take float64 (N, K) arrays whose rows sum to 1 and return a float; `truth` is always
 the soft truth unless its name says otherwise.
@@ -7,7 +7,7 @@ the soft truth unless its name says otherwise.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from beyond_hard_labels.randomness import stream
 
@@ -202,42 +202,3 @@ def split_half_floor(votes: np.ndarray, seed: int = 0) -> float:
     parts = [(part, part.sum(axis=1)) for part in (half, votes - half)]
     within = sum(size * entropy(part / np.maximum(size, 1)[:, None]) for part, size in parts) / total
     return float((entropy(votes / total[:, None]) - within).mean())
-
-
-class Interval(NamedTuple):
-    """A mean difference with its interval and the two-sided p value of no difference."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def corrected_t(differences, test_share: float, *, level: float = 0.95) -> Interval:
-    """Return the corrected resampled t interval of paired differences over random splits.
-
-    Random splits of one set share their images, so the variance of the mean is larger than J
-    independent splits would have; Nadeau and Bengio (2003) replace 1/J by 1/J + n_test/n_train.
-
-    Parameters
-    ----------
-    differences : array_like
-        (J,), one paired difference a split, J >= 2.
-    test_share : float
-        n_test / n_train; 1/3 for a 60/20/20 split.
-    level : float
-        Coverage, in (0, 1).
-
-    Returns
-    -------
-    Interval
-        NaN bounds with fewer than two splits, since one split says nothing of its own spread.
-    """
-    d = np.asarray(differences, np.float64)
-    n = len(d)
-    if n < 2:
-        return Interval(float(d.mean()), float("nan"), float("nan"), float("nan"))
-    error = np.sqrt((1 / n + test_share) * d.var(ddof=1))
-    half = stats.t.ppf((1 + level) / 2, n - 1) * error
-    p = 2 * stats.t.sf(abs(d.mean()) / error, n - 1) if error > 0 else float(d.mean() == 0)
-    return Interval(float(d.mean()), float(d.mean() - half), float(d.mean() + half), float(p))

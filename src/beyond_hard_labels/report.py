@@ -20,6 +20,7 @@ from beyond_hard_labels.images import LabelledImages, random_split
 from beyond_hard_labels.real_data import SYNTHETIC, names
 from beyond_hard_labels.runs import Run
 from beyond_hard_labels.runs import differences as differing
+from beyond_hard_labels.significance import Interval, corrected_t
 from beyond_hard_labels.study import Study, images_of, map_of, valid_parameters
 from beyond_hard_labels.votes import LABEL_KINDS
 
@@ -55,7 +56,6 @@ CURVES = {  # what a run's history holds of its validation images
 }
 _HIGHER_IS_BETTER = ("macro_accuracy", "entropy_correlation")
 _NUMBER = re.compile(r"[<\[]? ?[-+]?[\d,]+(\.\d+)?(( ±| to|,) [-+]?\d+(\.\d+)?)?\]?")  # with its ± or interval
-_TEST_SHARE = 0.2 / 0.6  # test images per training image, for the corrected interval
 
 
 def scores(runs: list[Run]) -> pd.DataFrame:
@@ -70,13 +70,10 @@ def _by_arm(runs: list[Run]) -> pd.DataFrame:
     return scores(runs).groupby("labels")[list(metrics.METRICS)].agg(["mean", "std"])
 
 
-def differences(runs: list[Run]) -> dict[str, metrics.Interval]:
+def differences(runs: list[Run]) -> dict[str, Interval]:
     """Return, per metric, soft minus hard over the splits with the corrected interval."""
     table = scores(runs).set_index(["labels", "split"])
-    return {
-        name: metrics.corrected_t(table.loc["soft", name] - table.loc["hard", name], _TEST_SHARE)
-        for name in metrics.METRICS
-    }
+    return {name: corrected_t(table.loc["soft", name] - table.loc["hard", name]) for name in metrics.METRICS}
 
 
 def table_one(runs: list[Run]) -> pd.DataFrame:
@@ -191,14 +188,14 @@ def plus_minus(mean: float, deviation: float) -> str:
     return f"{mean:.4f}" + ("" if pd.isna(deviation) else f" ± {deviation:.4f}")
 
 
-def bounds(interval: metrics.Interval) -> str:
+def bounds(interval: Interval) -> str:
     """Format an interval; one split has none."""
     if pd.isna(interval.low):
         return "needs two splits"
     return f"[{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
-def verdict(interval: metrics.Interval, name: str) -> tuple[str, str, str]:
+def verdict(interval: Interval, name: str) -> tuple[str, str, str]:
     """Say what the interval of soft minus hard says, and how that stands to the paper.
 
     The paper finds soft labels better in both of its metrics. Returns what comes before the size of

@@ -45,6 +45,7 @@ from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
 _RESULT_MODULES = ("randomness", "images", "votes", "augmentation", "models", "training")
 _RESULT_PACKAGES = ("numpy", "torch", "timm")
 FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
+AWAY = " is not here"  # the end of what `changes` says of a file that cannot be compared
 PUBLISHED_FILES = ("spec.json", "predictions.npz", "history.csv")
 
 
@@ -164,6 +165,7 @@ def project_folder() -> Path:
     return checkout if (checkout / "_toc.yml").is_file() else Path.cwd()
 
 
+@functools.cache
 def code_without_comments(source: str) -> str:
     """Return the source without comments, docstrings and blank lines, whatever the Python version.
 
@@ -193,14 +195,23 @@ def modules_used(source: str) -> set[str]:
     """Return the modules of this package that a piece of code imports, and those that they import."""
     found, waiting = set(), [source]
     while waiting:
-        for node in ast.walk(ast.parse(waiting.pop())):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("beyond_hard_labels"):
-                continue
-            names = [node.module.partition(".")[2]] if "." in node.module else [alias.name for alias in node.names]
-            for name in {n for n in names if _module_path(n).is_file()} - found:
+        for name in _imported(waiting.pop()) - found:
+            if _module_path(name).is_file():
                 found.add(name)
                 waiting.append(_module_path(name).read_text("utf-8"))
     return found
+
+
+@functools.cache
+def _imported(source: str) -> frozenset[str]:
+    """Return the names that a piece of code imports from this package, of modules and of what is in it."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    found = set()
+    for node in nodes:
+        package, _, module = (node.module or "").partition(".")
+        if package == "beyond_hard_labels":
+            found |= {module} if module else {alias.name for alias in node.names}
+    return frozenset(found)
 
 
 def _module_path(module: str) -> Path:
@@ -275,7 +286,7 @@ def changes(made: dict[str, dict], here: dict[str, dict]) -> list[str]:
         for name in [*now, *(before.keys() - now.keys())]:
             pair = before.get(name), now.get(name)
             if name in now and pair[1] is None:
-                found.append(f"{name} is not here")
+                found.append(name + AWAY)
             elif pair[0] != pair[1]:
                 found.append(_change(name, *pair, part))
     return found

@@ -5,12 +5,11 @@ up in the store and trained if it is not there.
 """
 
 import functools
-import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -326,7 +325,18 @@ def ensure(
     TimeUp
         If runs are missing at the deadline; finished ones are kept, so another call goes on.
     """
-    specs = study.specs()
+    return ensure_specs(study.specs(), workers=workers, deadline=deadline, executor=executor)
+
+
+def ensure_specs(
+    specs: list[RunSpec],
+    *,
+    workers: int | None = None,
+    deadline: float = math.inf,
+    executor: Executor | None = None,
+) -> list[Run]:
+    """Return the runs of some specs, each once, after training those that are missing in that order; see `ensure`."""
+    specs = list(dict.fromkeys(specs))
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
         if workers is None:
@@ -373,30 +383,55 @@ def _epochs_done(spec: RunSpec) -> int:
 def map_of(study: Study, run: Run) -> np.ndarray:
     """Return the t-SNE map of a run's test features, float64 (N, 2); made once and kept in the store.
 
-    It is found again by the features' checksum, the study's settings and the code and library that
-    make it.
+    It is found again by its run and the study's settings, and made again if the features, the code or
+    the library that made it changed, see `map_inputs`.
     """
-    made_of = [
-        run.manifest["files"]["features.npz"],
-        study.perplexity,
-        study.tsne_iterations,
-        runs.code_fingerprint("embedding"),
-        importlib.metadata.version("openTSNE"),
-    ]
-    path = runs.build_folder() / "maps" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}.npy"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plane = embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-        np.save(temporary, plane)
-        temporary.replace(path)
-    return np.load(path, allow_pickle=False)
+    settings = f"{run.spec.key}-{study.perplexity:g}-{study.tsne_iterations}"
+    path = runs.build_folder() / "maps" / f"{settings}.npz"
+    here = map_inputs(run.manifest)
+    if path.is_file():
+        remove_damaged_map(path)
+    if path.is_file():
+        plane, made_of = read_map(path)
+        if not runs.changes(made_of, here):
+            return plane
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plane = embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    np.savez(temporary, plane=plane, made_of=json.dumps(here))
+    temporary.replace(path)
+    return plane
+
+
+def read_map(path: Path) -> tuple[np.ndarray, dict]:
+    """Return a stored map and what it was made of; raise `InputError` if it is damaged."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return file["plane"], json.loads(file["made_of"].item())
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+
+
+def remove_damaged_map(path: Path) -> None:
+    """Remove a map that cannot be read, and say so; it is made again when it is asked for."""
+    try:
+        read_map(path)
+    except InputError as error:
+        print(f"bhl: {error}; it is made again", file=sys.stderr, flush=True)
+        path.unlink()
+
+
+def map_inputs(manifest: dict) -> dict[str, dict]:
+    """Return what a map of a run with this manifest depends on, as `runs.changes` compares it."""
+    return {
+        "data": {"features of its run": manifest["files"]["features.npz"]},
+        "code": runs.code_fingerprints("embedding"),
+        "versions": runs.versions("openTSNE"),
+    }
 
 
 def _bar(total: int):
     """Return a progress bar of epochs; in a notebook it is plain text that vanishes at the end."""
-    import sys
-
     from tqdm import tqdm
 
     ipython = sys.modules.get("IPython")

@@ -1,0 +1,97 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from beyond_hard_labels import significance
+
+
+def test_the_corrected_interval_is_the_published_formula():
+    d = np.array([0.010, 0.014, 0.021])
+    interval = significance.corrected_t(d, 1 / 3)
+    error = math.sqrt((1 / 3 + 1 / 3) * d.var(ddof=1))
+    assert interval.high - interval.mean == pytest.approx(4.302652730 * error)  # t quantile, 2 degrees
+    assert interval.p == pytest.approx(2 * stats.t.sf(d.mean() / error, 2))
+
+
+def test_the_corrected_interval_is_wider_than_the_plain_one():
+    d = np.random.default_rng(0).normal(size=5)
+    plain = stats.ttest_1samp(d, 0).confidence_interval(0.95)
+    corrected = significance.corrected_t(d, 1 / 3)
+    assert corrected.high - corrected.low > plain.high - plain.low
+    assert significance.corrected_t(d, 0.0)[1:3] == pytest.approx((plain.low, plain.high))
+
+
+def test_one_split_has_no_interval():
+    interval = significance.corrected_t([0.3], 1 / 3)
+    assert interval.mean == 0.3
+    assert all(math.isnan(v) for v in interval[1:])
+
+
+@pytest.mark.parametrize("n_splits", [2, 3, 5, 10])
+def test_the_corrected_test_rejects_five_percent_where_its_assumption_holds_and_the_plain_one_more(n_splits):
+    rates = significance.rates_at_assumption(n_splits)
+    assert 0.04 < rates.corrected < 0.06
+    assert rates.plain > rates.corrected + 3 * rates.error
+
+
+def test_in_the_design_of_random_splits_the_corrected_test_keeps_its_level_and_the_plain_one_does_not():
+    whole, thinned = (significance.rates_in_design(5, train_share=share) for share in (1.0, 0.1))
+    assert 0.005 < whole.corrected < 0.05 + 3 * whole.error
+    assert 0.005 < thinned.corrected < 0.05 + 3 * thinned.error
+    assert whole.plain > 0.08
+    assert whole == significance.rates_in_design(5)
+
+
+def runs_of(cells, n_splits=3, seed=0):
+    draw = np.random.default_rng(seed)
+    return pd.DataFrame(
+        [
+            {"epochs": cell, "labels": labels, "split": split, "kl": draw.normal(cell if labels == "soft" else 0)}
+            for cell in cells
+            for labels in ("hard", "soft")
+            for split in range(n_splits)
+        ]
+    )
+
+
+def test_differences_of_many_cells_are_those_of_each():
+    rows = runs_of([1, 2, 5])
+    table = significance.paired(rows, "kl", ["epochs"])
+    for _, cell in table.iterrows():
+        arms = rows[rows["epochs"] == cell["epochs"]].set_index(["labels", "split"])["kl"]
+        assert (cell["hard"], cell["soft"]) == pytest.approx((arms["hard"].mean(), arms["soft"].mean()))
+        expected = significance.corrected_t(arms["soft"] - arms["hard"])
+        assert tuple(cell[list(expected._fields)]) == pytest.approx(expected)
+    assert table["n"].tolist() == [3, 3, 3]
+
+
+def test_a_split_with_one_arm_does_not_count_and_a_cell_of_one_split_has_no_interval():
+    rows = runs_of([1, 2, 3])
+    lacking = ((rows["epochs"] == 1) & (rows["split"] == 2)) | ((rows["epochs"] == 2) & (rows["split"] > 0))
+    lacking |= (rows["epochs"] == 3) & (rows["labels"] == "soft")
+    table = significance.paired(rows[~(lacking & (rows["labels"] == "soft"))], "kl", ["epochs"])
+    assert table["epochs"].tolist() == [1, 2]
+    assert table["n"].tolist() == [2, 1]
+    assert table["low"].isna().tolist() == [False, True]
+    assert table["p"].isna().tolist() == [False, True]
+
+
+def test_equal_arms_have_an_interval_of_no_width_and_cannot_be_told_apart():
+    rows = runs_of([1]).assign(kl=0.5)
+    cell = significance.paired(rows, "kl", ["epochs"]).iloc[0]
+    assert (cell["mean"], cell["low"], cell["high"], cell["p"]) == (0, 0, 0, 1)
+
+
+def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
+    assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert significance.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert significance.holm([0.02, math.nan, 0.01]) == pytest.approx([0.02, math.nan, 0.02], nan_ok=True)
+
+
+def test_holm_is_wrong_about_a_whole_family_in_five_percent_of_cases():
+    p = np.random.default_rng(0).random((4000, 10))
+    wrong = np.mean([(significance.holm(family) < 0.05).any() for family in p])
+    assert wrong == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
