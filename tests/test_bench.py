@@ -82,3 +82,28 @@ def test_a_row_that_takes_too_long_is_cut_and_leaves_nothing(tmp_path, monkeypat
 
 def test_drawing_is_the_same_shape_on_all_sides():
     take("drawing", ["cv2"])
+
+
+@pytest.mark.slow
+def test_bare_steps_and_the_loader_see_what_the_training_sees():
+    taken = take("epoch")
+    assert [line["at_least"] for line in taken["lines"]] == [2.5, 0.93, 0.93]
+    assert set(taken["profile"]) >= {"augmentation", "forward", "backward", "optimiser"}
+
+
+@pytest.mark.slow
+def test_the_row_of_the_gpu_compares_on_any_device_at_its_toy_size():
+    assert "Images a second" in take("gpu")["note"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["densenet", "study", "memory"])
+def test_both_sides_agree(row):
+    take(row)
+
+
+def test_without_a_gpu_its_row_is_open_and_names_the_command():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert harness.take("gpu")["open"] == "needs a GPU: make bench ROWS=gpu on a machine that has one"

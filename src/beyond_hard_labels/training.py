@@ -6,7 +6,9 @@ stand in each run's environment file.
 """
 
 import functools
+import itertools
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -187,6 +189,8 @@ def train(
     rows = split.train[targets.keep[split.train]]
     if len(rows) < 2:
         raise InputError(f"{len(rows)} training images are left, expected at least 2")
+    if config.device == "cuda":  # cuBLAS is deterministic only so, and reads it at its first call
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any; a tenth of the time
@@ -209,7 +213,8 @@ def train(
         """Return float32 logits and features of the images in `part`, in that order, on the CPU."""
         model.eval()
         with torch.inference_mode(), _autocast(config):
-            out = [model(augmentation.scale(images[torch.from_numpy(p)])) for p in _batches(part, 500)]
+            batches = _batches(torch.from_numpy(part).to(device), 500)
+            out = [model(augmentation.scale(images[here])) for here in batches]
         return tuple(torch.cat(x).float().cpu() for x in zip(*out, strict=True))
 
     def progress(epoch: int, step: int, loss: torch.Tensor) -> Progress:
@@ -235,8 +240,9 @@ def train(
                 momentum = torch.empty_like(parameter).copy_(start.tensors[f"momentum.{i}"])
                 optimiser.state[parameter]["momentum_buffer"] = momentum
     for epoch in range(first_epoch, config.epochs):
-        order = rows[stream("order", seed, epoch).permutation(len(rows))]
-        u = augmentation.draw(len(images), seed, epoch)  # (N, 11), on the CPU
+        # All that the steps need goes to the device once an epoch: no step copies to it, or waits for it.
+        order = torch.from_numpy(rows[stream("order", seed, epoch).permutation(len(rows))]).to(device)
+        u = augmentation.draw(len(images), seed, epoch).to(device)  # (N, 11)
         total = torch.zeros((), device=device)
         model.train()
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -244,7 +250,7 @@ def train(
             if first_step:
                 total.copy_(start.tensors["loss"])
                 _generator(device).set_state(start.tensors["generator"])
-            for i, batch in list(enumerate(_batches(order, config.batch_size)))[first_step:]:
+            for i, here in itertools.islice(enumerate(_batches(order, config.batch_size)), first_step, None):
                 try:
                     on_step()
                     if time.time() > deadline:
@@ -254,20 +260,18 @@ def train(
                     raise
                 factor = schedule(config, (epoch + i / batches_per_epoch) / config.epochs)
                 optimiser.param_groups[0]["lr"] = config.learning_rate * factor
-                index = torch.from_numpy(batch)
-                here = index.to(device)
-                x = augmentation.augment(images[here], u[index], config)
+                x = augmentation.augment(images[here], u[here], config)
                 with _autocast(config):
                     logits, _ = model(x)
                 per_image = -(y[here] * logits.float().log_softmax(1)).sum(1)
-                loss = (weight[here] * per_image).sum() / len(batch)
+                loss = (weight[here] * per_image).sum() / len(here)
                 optimiser.zero_grad()
                 loss.backward()
                 if config.decay == "decoupled":  # Loshchilov and Hutter's SGDW: decay follows the schedule only
                     with torch.no_grad():
                         torch._foreach_mul_(parameters, 1 - config.weight_decay * factor)
                 optimiser.step()
-                total += loss.detach() * len(batch)
+                total += loss.detach() * len(here)
         logits, _ = predict(split.validation)
         predicted = metrics.softmax(logits.numpy())
         truth = data.truth[split.validation]
@@ -288,9 +292,9 @@ def train(
     return Trained(validation_logits.numpy(), test_logits.numpy(), test_features.numpy(), history, state)
 
 
-def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut rows into batches of at most `size` that differ by one row at most: none is left with one."""
-    return np.array_split(rows, math.ceil(len(rows) / size))
+def _batches(rows, size: int) -> tuple:
+    """Cut a tensor of rows into batches of at most `size` that differ by one row at most: none is left with one."""
+    return rows.tensor_split(math.ceil(len(rows) / size))
 
 
 def _generator(device):
