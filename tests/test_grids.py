@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, grids, metrics, real_data, runs, study, votes
+from beyond_hard_labels import InputError, files, grids, metrics, real_data, runs, study, votes
 from conftest import TINY
 
 SMALL = TINY | {"n_images": 60}
@@ -220,18 +220,18 @@ def cut(path):
 
 def other_number(path):
     manifest = path.with_name("grid_votes.json")
-    about = json.loads(manifest.read_text())
+    about = files.read_sealed_json(manifest)
     path.write_text(path.read_text().replace("soft,0,small,1", "soft,0,small,2"))
-    about["files"][path.name] = runs.checksum(path)
-    runs.write_json(manifest, about)
+    about["files"][path.name] = files.checksum(path)
+    files.write_json(manifest, about, sealed=True)
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("grid_votes_rows.csv", cut, "grid_votes_rows.csv: is of sha256 .*, expected sha256"),
-        ("grid_votes_curves.csv", lambda path: path.unlink(), "grid_votes_curves.csv: is missing, expected sha256"),
-        ("grid_votes.json", cut, "grid_votes.json: is no description of a grid's files"),
+        ("grid_votes_rows.csv", cut, "grid_votes_rows.csv is of sha256 .*, expected sha256"),
+        ("grid_votes_curves.csv", lambda path: path.unlink(), "grid_votes_curves.csv is missing, expected sha256"),
+        ("grid_votes.json", cut, "grid_votes.json is not as it was written"),
         ("grid_votes_rows.csv", other_number, "the rows of part '.*' are not the runs of its keys"),
     ],
 )

@@ -13,12 +13,8 @@ A published grid is three files in ``results``:
 So a row is as good as a run but for its predictions: its spec is whole, and hashes to its key.
 """
 
-import functools
-import hashlib
-import io
 import itertools
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -27,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, metrics, real_data, runs, votes
+from beyond_hard_labels import InputError, files, metrics, real_data, runs, votes
 from beyond_hard_labels.runs import Run, RunSpec
 from beyond_hard_labels.study import OF_FILE, Study, ensure_specs, find, read_profile, require_generated, values_of
 
@@ -268,7 +264,7 @@ def state(grid: str, study: Study) -> list:
     """Return what decides what `results` shows: the runs that are here and the published files."""
     specs = [spec for part in parts(grid, study).values() for spec in part]
     here = {spec.key: run.manifest["files"] for spec in specs if (run := find(spec))}
-    return [here, {path.name: runs.checksum(path) for path in files(grid) if path.is_file()}]
+    return [here, {path.name: files.checksum(path) for path in paths(grid) if path.is_file()}]
 
 
 class Part(NamedTuple):
@@ -284,7 +280,7 @@ class Part(NamedTuple):
     changes: list[str]
 
 
-def files(grid: str) -> list[Path]:
+def paths(grid: str) -> list[Path]:
     """Return where a published grid lies: what it is made of, its rows, its curves."""
     names = (f"grid_{grid}.json", f"grid_{grid}_rows.csv", f"grid_{grid}_curves.csv")
     return [runs.published_folder() / name for name in names]
@@ -306,36 +302,27 @@ def published(grid: str) -> dict[str, Part]:
 
     Raises
     ------
-    InputError
+    Damaged
         If a file is missing or not as it was written, or a row's spec does not hash to its key.
     """
-    manifest, *tables = files(grid)
+    manifest, *tables = paths(grid)
     if not manifest.is_file():
         return {}
-    return _published(grid, *(path.read_bytes() if path.is_file() else None for path in (manifest, *tables)))
-
-
-@functools.lru_cache(maxsize=4)
-def _published(grid: str, manifest: bytes, *tables: bytes | None) -> dict[str, Part]:
-    path, *paths = files(grid)
-    try:
-        about = json.loads(manifest)
-        expected = [about["files"][table.name] for table in paths]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is no description of a grid's files ({error!r}); publish the grid again") from error
-    for table, content, digest in zip(paths, tables, expected, strict=True):
-        found = "missing" if content is None else f"of sha256 {hashlib.sha256(content).hexdigest()}"
-        if content is None or not found.endswith(digest):
-            raise InputError(f"{table}: is {found}, expected sha256 {digest} as in {path.name}; restore or publish it")
-    frames = [pd.read_csv(io.BytesIO(content)) for content in tables]
-    return {name: _published_part(path, name, part, *frames) for name, part in about["parts"].items()}
+    about = files.read_sealed_json(manifest)
+    for table in tables:
+        expected = about["files"][table.name]
+        found = f"of sha256 {files.checksum(table)}" if table.is_file() else "missing"
+        if not found.endswith(expected):
+            raise files.Damaged(f"{table} is {found}, expected sha256 {expected} as in {manifest.name}; restore it")
+    frames = [pd.read_csv(table) for table in tables]
+    return {name: _published_part(manifest, name, part, *frames) for name, part in about["parts"].items()}
 
 
 def _published_part(path: Path, name: str, about: dict, all_rows: pd.DataFrame, all_curves: pd.DataFrame) -> Part:
     own = all_rows[all_rows["part"] == name].reset_index(drop=True)
     specs = _specs_of(own, about["shared"])
     if [spec.key for spec in specs] != own["key"].tolist() or own["key"].tolist() != about["keys"]:
-        raise InputError(f"{path}: the rows of part '{name}' are not the runs of its keys; publish the grid again")
+        raise files.Damaged(f"{path}: the rows of part '{name}' are not the runs of its keys; publish the grid again")
     machines = " and ".join(", ".join(f"{what} {value}" for what, value in each.items()) for each in about["machines"])
     versions = ", ".join(f"{package} {version}" for package, version in about["made_of"]["versions"].items())
     curves_of = all_curves[all_curves["part"] == name].reset_index(drop=True)
@@ -357,10 +344,10 @@ def publish(grid: str, study: Study) -> list[str]:
 
     A part that was published before stays as it is where it is not trained here.
     """
-    path, *tables = files(grid)
+    path, *tables = paths(grid)
     before, about = published(grid), {}
     if before:
-        about = json.loads(path.read_text("utf-8"))["parts"]
+        about = files.read_sealed_json(path)["parts"]
     kept, done = {name: part[:2] for name, part in before.items()}, []
     for name, specs in parts(grid, study, which="full").items():
         found = [runs.find(spec) for spec in specs]
@@ -377,11 +364,9 @@ def publish(grid: str, study: Study) -> list[str]:
         kept[name] = tuple(_of_part(name, table) for table in (rows(found), curves(found)))
         done.append(name)
     if done:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = {name: kept[name] for name in _parts(grid) if name in kept}
         for table, frames in zip(tables, zip(*kept.values(), strict=True), strict=True):
-            temporary = table.with_name(f".{table.name}.{os.getpid()}")
-            pd.concat(frames).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-            temporary.replace(table)
-        runs.write_json(path, {"files": {table.name: runs.checksum(table) for table in tables}, "parts": about})
+            files.write(table, pd.concat(frames).to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
+        checksums = {table.name: files.checksum(table) for table in tables}
+        files.write_json(path, {"files": checksums, "parts": about}, sealed=True)
     return done
