@@ -195,7 +195,8 @@ def test_enough_votes_are_the_least_from_which_on_the_loss_is_below_the_margin()
     table = answers.enough(votes(LEVELS), "macro_accuracy").set_index("m")
     assert table["mean"].to_dict() == pytest.approx({1: 0.16, 2: 0.109, 5: 0.03, 10: 0.005})
     assert table["enough"].to_dict() == {1: False, 2: False, 5: False, 10: True}
-    assert plain(grid_pages.enough(votes(LEVELS), "macro_accuracy")).startswith("on the synthetic set, 10 (loss +0.0050")
+    told = plain(grid_pages.enough(votes(LEVELS), "macro_accuracy"))
+    assert told.startswith("on the synthetic set, 10 (loss +0.0050")
 
 
 def test_a_number_of_votes_is_not_enough_where_a_larger_one_is_not():

@@ -28,7 +28,7 @@ import pandas as pd
 import yaml
 
 from beyond_hard_labels import InputError, grid_pages, grids, report, run_pages, runs, sections, verify
-from beyond_hard_labels.study import Study, ensure
+from beyond_hard_labels.study import Study, ensure, set_aside_damaged_map
 
 _SHOWN_PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pandas", "scipy", "scikit-learn", "openTSNE", "seaborn", "matplotlib"),
@@ -67,6 +67,8 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
     if only is not None:
         _require_executed(study, [name for name in names if name != only], build / "executed")
     found = ensure(study, workers=workers)
+    for path in sorted((build / "maps").glob("*.npz")):
+        set_aside_damaged_map(path)  # here and not in a notebook, whose page would not show the word
     reasons = {}
     for name in names:
         source, copy = root / "notebooks" / f"{name}.ipynb", build / "executed" / f"{name}.ipynb"

@@ -345,10 +345,10 @@ def _values(name: str, values: list) -> str:
 def advice(rows: pd.DataFrame, spending: pd.DataFrame) -> str:
     """Return the advice for a campaign in one sentence, assembled from what the grid shows."""
     return (
-        "Who plans a campaign and trains on soft labels finds the following here: the least number of votes an image "
-        f"that is shown to keep within {MARGINS['kl']:g} nats of the KL of all votes is, {enough(rows, 'kl')}; the least "
-        f"that is shown to keep within {MARGINS['macro_accuracy']:g} of their macro accuracy is, "
-        f"{enough(rows, 'macro_accuracy')}; and of one number of votes, measured by KL, {spent(spending, 'kl', 'soft')}."
+        "Who plans a campaign and trains on soft labels finds here: the least number of votes an image that is shown to "
+        f"keep within {MARGINS['kl']:g} nats of the KL of all votes is, {enough(rows, 'kl')}; the least that is shown to "
+        f"keep within {MARGINS['macro_accuracy']:g} of their macro accuracy is, {enough(rows, 'macro_accuracy')}; and of "
+        f"one number of votes, measured by KL, {spent(spending, 'kl', 'soft')}."
     )
 
 

@@ -1,0 +1,211 @@
+"""What is in the store: what is fresh, what is stale and exactly why, and what it takes to free the space.
+
+Nothing is decided here: `runs.changes` says why a run, a checkpoint, a map or a notebook does not count
+any more, and this module asks it about everything that lies in the build folder.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+from beyond_hard_labels import InputError, runs
+from beyond_hard_labels.runs import RunSpec
+from beyond_hard_labels.study import Study, map_inputs, read_map
+
+KINDS = ("run", "published run", "checkpoint", "map", "notebook", "leftover")
+REMOVABLE = ("run", "checkpoint", "map", "leftover")
+_BEING_WRITTEN = 3600  # seconds in which what has a temporary name may still be written by someone
+
+
+class Item(NamedTuple):
+    """Something in the store, or something of a study that should be there.
+
+    Attributes
+    ----------
+    kind : str
+        One of `KINDS`.
+    name : str
+        Key of the run, name of the notebook or of the file.
+    what : str
+        What it is, in words.
+    why : list of str
+        Why it does not count; empty if it is fresh.
+    path : Path
+    """
+
+    kind: str
+    name: str
+    what: str
+    why: list[str]
+    path: Path
+
+    @property
+    def state(self) -> str:
+        """``fresh``, ``stale``, or ``missing`` where there is nothing."""
+        return "missing" if not self.path.exists() else "stale" if self.why else "fresh"
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        paths = [self.path, *self.path.rglob("*")] if self.path.is_dir() else [self.path]
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def items(study: Study | None = None) -> list[Item]:
+    """Return everything in the store; of a study also its notebooks, and its runs that are missing."""
+    build = runs.build_folder()
+    local, leftovers = _folders(build / "runs")
+    found = [_run("run", folder) for folder in local]
+    found += [_run("published run", folder) for folder in _folders(runs.published_folder())[0]]
+    in_progress, more = _folders(build / "checkpoints")
+    found += [_run("checkpoint", folder) for folder in in_progress]
+    stale = {item.name for item in found if item.kind == "run" and item.why}
+    maps = sorted((build / "maps").glob("*"))
+    found += [_map(path, stale) for path in maps if not path.name.startswith(".")]
+    leftovers += [*more, *(path for path in maps if path.name.startswith("."))]
+    found += [
+        Item("leftover", path.name, "", ["its writing was never finished"], path)
+        for path in leftovers
+        if time.time() - path.stat().st_mtime > _BEING_WRITTEN
+    ]
+    found += [
+        Item("leftover", path.name, "", ["it is damaged and was set aside"], path)
+        for path in sorted((build / "damaged").glob("*"))
+    ]
+    if study is not None:
+        here = {item.name for item in found if item.kind in ("run", "published run")}
+        missing = [spec for spec in study.specs() if spec.key not in here]
+        found += [Item("run", s.key, _words(s), ["it was not trained yet"], build / "runs" / s.key) for s in missing]
+        found += _notebooks(study)
+    return sorted(found, key=lambda item: (KINDS.index(item.kind), item.what, item.name))
+
+
+def _folders(parent: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders of runs, and those whose writing was not finished."""
+    found = sorted(path for path in parent.glob("*") if path.is_dir())
+    return tuple([path for path in found if path.name.startswith(".") is hidden] for hidden in (False, True))
+
+
+def _run(kind: str, folder: Path) -> Item:
+    """Return a run, or a training in progress, whatever version of this package wrote it."""
+    read = {}
+    paths = {name: folder / f"{name}.json" for name in ("spec", "manifest")}
+    if kind == "checkpoint":  # the newest holds both
+        paths = dict.fromkeys(paths, max(folder.glob("*.json"), default=folder / "checkpoint.json"))
+    for name, path in paths.items():
+        try:
+            read[name] = dict(json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            return Item(kind, folder.name, "", [f"{path.name} is missing"], folder)
+        except (ValueError, TypeError, OSError):
+            return Item(kind, folder.name, "", [f"{path.name} is damaged"], folder)
+    spec, manifest = read["spec"], read["manifest"]
+    spec = spec.get("spec", {}) if kind == "checkpoint" else spec
+    if other := _other_fields(spec):
+        return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
+    spec = RunSpec(**spec)
+    names = {"run": runs.FILES, "published run": runs.PUBLISHED_FILES}.get(kind, ())
+    why = runs.changes(manifest, runs.provenance(spec))
+    why += [f"{name} is missing" for name in names if not (folder / name).is_file()]
+    why += [f"its spec is that of {spec.key}"] if spec.key != folder.name else []
+    return Item(kind, folder.name, _words(spec), why, folder)
+
+
+def _other_fields(spec: dict) -> str:
+    """Say which fields a spec has more (+) and less (-) than today's; nothing if it has the same."""
+    now = {field.name for field in fields(RunSpec)}
+    before = set(spec)
+    return ", ".join([f"+{name}" for name in sorted(now - before)] + [f"-{name}" for name in sorted(before - now)])
+
+
+def _words(spec: RunSpec) -> str:
+    epochs = f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}"
+    return f"{spec.dataset}, {spec.labels} labels, split {spec.split}, {spec.backbone}, {epochs}"
+
+
+def _map(path: Path, stale: set[str]) -> Item:
+    """Return a t-SNE map; it is made again if its run is."""
+    key = path.name.partition("-")[0]
+    folder = runs.build_folder() / "runs" / key
+    what = f"map of {key}"
+    if key in stale:
+        return Item("map", path.name, what, ["its run is stale"], path)
+    try:
+        _, made_of = read_map(path)
+    except InputError:
+        return Item("map", path.name, what, ["it is damaged"], path)
+    folder = folder if folder.is_dir() else runs.published_folder() / key
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    except OSError:
+        return Item("map", path.name, what, ["its run is gone"], path)
+    return Item("map", path.name, what, runs.changes(made_of, map_inputs(manifest)), path)
+
+
+def _notebooks(study: Study) -> Iterator[Item]:
+    from beyond_hard_labels import book
+
+    root, executed = runs.project_folder(), runs.build_folder() / "executed"
+    for name in book.notebooks_in_order(root):
+        copy = executed / f"{name}.ipynb"
+        why = book.why_stale(root / "notebooks" / f"{name}.ipynb", copy, study)
+        yield Item("notebook", name, "", [why] if why else [], copy)
+
+
+def as_json(found: list[Item]) -> dict:
+    """Return everything in the store as plain values, with the totals in bytes."""
+    rows = [{part: getattr(item, part) for part in ("kind", "name", "what", "state", "why", "bytes")} for item in found]
+    return {"items": rows, "bytes": _bytes(found), "stale_bytes": _bytes(removable(found))}
+
+
+def as_text(found: list[Item]) -> str:
+    """Return everything in the store as lines: state, name, size, what it is, and why it is stale."""
+    lines = []
+    for kind in KINDS:
+        own = [item for item in found if item.kind == kind]
+        lines += [f"{kind}s"] if own else []
+        width = max((len(item.name) for item in own), default=0)
+        for item in own:
+            told = [item.what, "; ".join(item.why)]
+            size = size_of([item]) if item.path.exists() else ""
+            lines.append(
+                f"  {item.state:7s}  {item.name:{width}s}  {size:>9s}  {': '.join(filter(None, told))}".rstrip()
+            )
+    counts = [f"{sum(item.state == state for item in found)} {state}" for state in ("fresh", "stale", "missing")]
+    lines.append(f"{', '.join(counts)}; {size_of(found)} in all")
+    if free := removable(found):
+        lines.append(f"'bhl clean --stale' frees {size_of(free)}")
+    return "\n".join(lines)
+
+
+def size_of(found: list[Item]) -> str:
+    """Return the size of some items for readers, in kB or MB of 1000."""
+    size = _bytes(found)
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+
+
+def _bytes(found: list[Item]) -> int:
+    return sum(item.bytes for item in found)
+
+
+def removable(found: list[Item]) -> list[Item]:
+    """Return what is stale and can be removed.
+
+    Published runs belong to the project, notebooks are executed again, and what is stale only because
+    its data are away counts again when they are back.
+    """
+    stale = [item for item in found if item.state == "stale" and item.kind in REMOVABLE]
+    return [item for item in stale if not all(why.endswith(runs.AWAY) for why in item.why)]
+
+
+def remove(found: list[Item]) -> None:
+    """Remove items from the disk."""
+    for item in found:
+        if item.path.is_dir():
+            shutil.rmtree(item.path)
+        else:
+            item.path.unlink()
