@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import answers, grid_pages, plots, report
+from beyond_hard_labels import answers, grid_pages, plots, report, sentences
 from beyond_hard_labels.report import plain
 from beyond_hard_labels.significance import corrected_t
 
@@ -92,9 +92,9 @@ def test_the_outcome_minds_that_a_lower_kl_is_better():
 def test_one_split_shows_nothing_and_says_so():
     table = answers.gaps(lengths({3: 0.05}, splits=1), "macro_accuracy")
     assert table["outcome"].tolist() == ["unknown"]
-    assert "one split has no interval" in plain(grid_pages.tally(table))
-    assert grid_pages.holds(table) == "Not decided here"
-    assert "without an interval" in grid_pages.extremes(table, "macro_accuracy")
+    assert "one split has no interval" in plain(sentences.tally(table))
+    assert sentences.holds(table) == "Not decided here"
+    assert "without an interval" in sentences.extremes(table, "macro_accuracy")
 
 
 def test_holms_correction_makes_the_outcomes_of_many_cells_rarer():
@@ -120,13 +120,13 @@ def test_holms_correction_makes_the_outcomes_of_many_cells_rarer():
 )
 def test_words_follow_the_table_whichever_way_it_comes_out(gaps, held, told):
     table = answers.gaps(lengths(gaps), "macro_accuracy")
-    assert grid_pages.holds(table) == held
-    assert told in plain(grid_pages.tally(table))
+    assert sentences.holds(table) == held
+    assert told in plain(sentences.tally(table))
 
 
 def test_lengths_are_listed_by_what_they_show():
     table = answers.gaps(lengths({3: 0.05, 6: 0.05, 12: 0.0, 30: -0.05}), "macro_accuracy")
-    assert plain(grid_pages.by_length(table)) == (
+    assert plain(sentences.by_length(table)) == (
         "soft labels are better at 3 and 6 epochs; hard labels are better at 30 epochs; no difference is shown at "
         "12 epochs"
     )
@@ -142,7 +142,7 @@ def test_lengths_are_listed_by_what_they_show():
     ],
 )
 def test_a_change_of_the_gap_is_tested_itself(gaps, told):
-    assert told in plain(grid_pages.changes(lengths(gaps), "macro_accuracy", "epochs"))
+    assert told in plain(sentences.changes(lengths(gaps), "macro_accuracy", "epochs"))
 
 
 def test_rivals_remove_the_share_of_the_excess_that_they_do_not_leave():
@@ -172,9 +172,9 @@ def test_the_nearest_cell_to_the_paper_is_found_with_either_truth():
     assert table["epochs"].tolist() == [3, 30]
     assert table["distance_one_hot"][0] == pytest.approx(0, abs=1e-6)
     assert table["distance"][0] == pytest.approx(paper["hard", "kl"] / 0.0836 / 2)  # one of four differs
-    assert "the nearest cell (3 epochs) is 0.0 of" in plain(grid_pages.matched(table))
-    assert "against the one-hot majority, and all four numbers are within" in plain(grid_pages.matched(table))
-    assert "not all four" in grid_pages.matched(answers.nearest(rows[rows["epochs"] == 30]))
+    assert "the nearest cell (3 epochs) is 0.0 of" in plain(sentences.matched(table))
+    assert "against the one-hot majority, and all four numbers are within" in plain(sentences.matched(table))
+    assert "not all four" in sentences.matched(answers.nearest(rows[rows["epochs"] == 30]))
 
 
 def votes(levels, splits=5):
@@ -195,7 +195,7 @@ def test_enough_votes_are_the_least_from_which_on_the_loss_is_below_the_margin()
     table = answers.enough(votes(LEVELS), "macro_accuracy").set_index("m")
     assert table["mean"].to_dict() == pytest.approx({1: 0.16, 2: 0.109, 5: 0.03, 10: 0.005})
     assert table["enough"].to_dict() == {1: False, 2: False, 5: False, 10: True}
-    told = plain(grid_pages.enough(votes(LEVELS), "macro_accuracy"))
+    told = plain(sentences.enough(votes(LEVELS), "macro_accuracy"))
     assert told.startswith("on the synthetic set, 10 (loss +0.0050")
 
 
@@ -208,10 +208,10 @@ def test_the_advantage_by_a_margin_has_an_interval_on_the_votes():
     at = answers.thresholds(votes(LEVELS), "macro_accuracy")
     assert (at["estimate"], at["shown"]) == (5, [5, 10, np.inf])
     assert at["low"] <= at["estimate"] <= at["high"]
-    assert plain(grid_pages.advantage(votes(LEVELS), "macro_accuracy")) == "on the synthetic set, at 5, 10 and all"
+    assert plain(sentences.advantage(votes(LEVELS), "macro_accuracy")) == "on the synthetic set, at 5, 10 and all"
     nowhere = votes({m: (hard, hard) for m, (hard, _) in LEVELS.items()})
     assert answers.thresholds(nowhere, "kl") == {"estimate": None, "low": None, "high": None, "shown": []}
-    assert grid_pages.advantage(nowhere, "kl") == "on the synthetic set, at none of those tried"
+    assert sentences.advantage(nowhere, "kl") == "on the synthetic set, at none of those tried"
 
 
 def spend(gain):
@@ -232,8 +232,8 @@ def spend(gain):
     ],
 )
 def test_a_budget_is_compared_within_an_arm(gain, told):
-    assert told in plain(grid_pages.spent(spend(gain), "macro_accuracy", "soft"))
-    assert "more images with fewer votes are better" in grid_pages.spent(spend(gain), "macro_accuracy", "hard")
+    assert told in plain(sentences.spent(spend(gain), "macro_accuracy", "soft"))
+    assert "more images with fewer votes are better" in sentences.spent(spend(gain), "macro_accuracy", "hard")
 
 
 TABLES = [

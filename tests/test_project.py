@@ -50,7 +50,7 @@ PARTS = {  # the most lines that each may have, without docstrings and comments
     "shapes images real_data dcic fetch": 1050,
     "randomness parameters votes augmentation models training metrics embedding runs study sections": 1650,
     "files process checkpoints status packing": 500,
-    "grids significance answers": 750,
+    "grids significance answers sentences": 750,
 }
 
 

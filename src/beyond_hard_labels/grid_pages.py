@@ -16,164 +16,27 @@ from beyond_hard_labels import answers, grids, report, significance
 from beyond_hard_labels.answers import MARGINS, NAMES, SIGNS
 from beyond_hard_labels.grids import Results
 from beyond_hard_labels.real_data import SYNTHETIC
+from beyond_hard_labels.sentences import (
+    NONE,
+    advantage,
+    advice,
+    by_length,
+    changes,
+    enough,
+    extremes,
+    has,
+    holds,
+    listed,
+    matched,
+    number,
+    reached,
+    removed,
+    set_name,
+    spent,
+    tally,
+)
 from beyond_hard_labels.study import Study
 from beyond_hard_labels.votes import LABEL_KINDS
-
-_OUTCOMES = {
-    "soft": "soft labels are better",
-    "hard": "hard labels are better",
-    "none": "no difference is shown",
-    "unknown": "one split has no interval",
-}
-_NONE = "this part of the grid is neither trained here nor published"
-
-
-def number(text: str) -> str:
-    """Return a number as a link to the page of its grid; `texts` puts the grid's name in."""
-    return f"[{text}](#grid)"
-
-
-def tally(table: pd.DataFrame) -> str:
-    """Say in how many cells which arm is better, of a table of `answers.gaps`."""
-    soft, hard, unknown = (int((table["outcome"] == name).sum()) for name in ("soft", "hard", "unknown"))
-    if unknown == len(table):
-        return f"in none of {number(len(table))} cells can a difference be shown, since one split has no interval"
-    return (
-        f"soft labels are better in {number(f'{soft} of {len(table)}')} cells and hard labels in {number(hard)}, and "
-        f"no difference is shown in {number(len(table) - soft - hard)}"
-    )
-
-
-def holds(table: pd.DataFrame) -> str:
-    """Say whether "soft labels are better" holds in the cells of a table of `answers.gaps`."""
-    outcomes = set(table["outcome"])
-    if outcomes <= {"unknown"}:
-        return "Not decided here"
-    if outcomes == {"soft"}:
-        return "Holds in every cell"
-    return "Holds in some cells only" if "soft" in outcomes else "Not shown in any cell"
-
-
-def extremes(table: pd.DataFrame, metric: str) -> str:
-    """Say in which cells the difference of the arms is the least and the most in favour of soft labels."""
-    ordered = table.assign(cell=answers.cell_names(table)).sort_values(
-        "mean", ascending=SIGNS[metric] > 0, kind="stable"
-    )
-    least, most = (f"{difference(row)} ({row['cell']})" for _, row in ordered.iloc[[0, -1]].iterrows())
-    return f"from {least} to {most}"
-
-
-def difference(row) -> str:
-    """Format the mean of a row or an interval with its bounds."""
-    row = row._asdict() if isinstance(row, significance.Interval) else row
-    if np.isnan(row["low"]):
-        return number(f"{row['mean']:+.4f}") + " without an interval"
-    bounds = report.bounds(significance.Interval(row["mean"], row["low"], row["high"], np.nan))
-    return number(f"{row['mean']:+.4f} {bounds}")
-
-
-def by_length(table: pd.DataFrame) -> str:
-    """Say at which lengths of training which arm is better, with the largest share of the images."""
-    whole = table[table["train_share"] == table["train_share"].max()]
-    groups = {outcome: whole["epochs"][whole["outcome"] == outcome].tolist() for outcome in _OUTCOMES}
-    return "; ".join(
-        f"{_OUTCOMES[name]} at {number(listed(epochs))} epochs" for name, epochs in groups.items() if epochs
-    )
-
-
-def listed(values: list) -> str:
-    """Return numbers as a list in words; infinity is "all"."""
-    texts = ["all" if np.isinf(value) else f"{value:g}" for value in values]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
-
-
-def changes(rows: pd.DataFrame, metric: str, along: str) -> str:
-    """Say how the difference of the arms changes along a setting, see `answers.change`."""
-    found = answers.change(rows, metric, along)
-    if found is None:
-        return "is known at one value only"
-    interval, *values = found
-    shown = "so no change is shown"
-    if interval.low > 0 or interval.high < 0:
-        shown = f"a change in favour of {'soft' if SIGNS[metric] * interval.mean > 0 else 'hard'} labels"
-    first, last = (answers.setting(along, value) for value in values)
-    return f"changes by {difference(interval)} from {first} to {last}, {shown}"
-
-
-def removed(table: pd.DataFrame) -> str:
-    """Say how much of the hard arm's excess KL each rival removes, over the cells of a table of `answers.rivals`."""
-    parts = [f"{name} removes {number(_span(part['mean']))} of it" for name, part in table.groupby("rival", sort=False)]
-    return ", ".join(parts) or _NONE
-
-
-def _span(values: pd.Series) -> str:
-    low, high = f"{100 * values.min():.0f} %", f"{100 * values.max():.0f} %"
-    return low if low == high else f"{low} to {high}"
-
-
-def reached(table: pd.DataFrame) -> str:
-    """Say whether the nearest cell of `answers.nearest` comes within two of the paper's deviations in all numbers."""
-    return "Reached by a cell" if table["worst"].iloc[0] <= 2 else "Not reached by any cell"
-
-
-def matched(table: pd.DataFrame) -> str:
-    """Say which cell of `answers.nearest` comes nearest to the paper's row, and how near."""
-    row, least = table.iloc[0], table[["distance", "distance_one_hot"]].iloc[0].min()
-    truth = "one-hot majority" if row["distance_one_hot"] < row["distance"] else "soft truth"
-    within = "all four numbers are" if row["worst"] <= 2 else "not all four numbers are"
-    return (
-        f"the nearest cell ({answers.cell_names(table)[0]}) is {number(f'{least:.1f}')} of the "
-        f"paper's standard deviations away, with the hard arm's KL against the {truth}, and {within} within two of them"
-    )
-
-
-def enough(rows: pd.DataFrame, metric: str) -> str:
-    """Say for each set how many votes an image are enough for the soft arm, see `answers.enough`."""
-    parts = [f"on {_set(name)}, {_enough(of_set, metric)}" for name, of_set in rows.groupby("dataset", sort=False)]
-    return "; ".join(parts) or _NONE
-
-
-def _set(name: str) -> str:
-    return answers.SETS.get(name, name)
-
-
-def _enough(rows: pd.DataFrame, metric: str) -> str:
-    table = answers.enough(rows, metric)
-    if table.empty or table["p"].isna().all():
-        return "unknown, since one split has no interval" if len(table) else "unknown, since all votes were not tried"
-    found = table[table["enough"]]
-    if found.empty:
-        return f"none: {number(listed(table['m'].tolist()))} are not shown to be"
-    return f"{found['m'].iloc[0]:g} (loss {difference(found.iloc[0])})"
-
-
-def advantage(rows: pd.DataFrame, metric: str) -> str:
-    """Say for each set at how many votes soft labels beat hard ones by the margin, see `answers.thresholds`."""
-    found = {name: answers.thresholds(part, metric)["shown"] for name, part in rows.groupby("dataset", sort=False)}
-    return (
-        "; ".join(
-            f"on {_set(name)}, at {number(listed(ms)) if ms else 'none of those tried'}" for name, ms in found.items()
-        )
-        or _NONE
-    )
-
-
-def spent(rows: pd.DataFrame, metric: str, arm: str) -> str:
-    """Say for each set what the most votes on the fewest images gain at the same number of votes, for an arm."""
-    table = answers.budget(rows, metric)
-    if table.empty:
-        return _NONE
-    most = table[table["labels"] == arm].sort_values("votes_per_image").groupby("dataset", sort=False).tail(1)
-    return "; ".join(f"on {_set(row['dataset'])}, {_spent(row)}" for _, row in most.iterrows())
-
-
-def _spent(row: pd.Series) -> str:
-    outcome = "neither is shown to be better"
-    if np.isnan(row["low"]):
-        outcome = "one split has no interval"
-    elif row["low"] > 0 or row["high"] < 0:
-        outcome = f"{'fewer images with more votes' if row['low'] > 0 else 'more images with fewer votes'} are better"
-    return f"{outcome} ({row['votes_per_image']} votes on each of {row['images']:,.0f} images gain {difference(row)})"
 
 
 def gap_table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -197,7 +60,7 @@ def rival_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a cell and rival: its KL and the share of the hard arm's excess that it removes."""
     table = answers.rivals(rows)
     if table.empty:
-        return pd.DataFrame({"rival": [_NONE]})
+        return pd.DataFrame({"rival": [NONE]})
     return pd.DataFrame(
         {
             "cell": answers.cell_names(table),
@@ -238,7 +101,7 @@ def enough_table(rows: pd.DataFrame) -> pd.DataFrame:
     for metric in SIGNS:
         for name, part in rows.groupby("dataset", sort=False):
             for _, row in answers.enough(part, metric).iterrows():
-                cell = {"set": _set(name), "metric": NAMES[metric], "votes an image": f"{row['m']:g}"}
+                cell = {"set": set_name(name), "metric": NAMES[metric], "votes an image": f"{row['m']:g}"}
                 bounds = report.bounds(significance.Interval(row["mean"], row["low"], row["high"], row["p"]))
                 loss = {"loss": f"{row['mean']:+.4f}", "95 % interval": bounds}
                 found.append(
@@ -257,7 +120,7 @@ def threshold_table(rows: pd.DataFrame) -> pd.DataFrame:
             interval = f"{low} to {high}" if of_set["split"].nunique() > 1 else "needs two splits"
             found.append(
                 {
-                    "set": _set(name),
+                    "set": set_name(name),
                     "metric": NAMES[metric],
                     "margin": MARGINS[metric],
                     "least m, estimate": least,
@@ -274,12 +137,12 @@ def budget_table(rows: pd.DataFrame) -> pd.DataFrame:
     for metric in SIGNS:
         for _, row in answers.budget(rows, metric).iterrows():
             bounds = report.bounds(significance.Interval(row["mean"], row["low"], row["high"], row["p"]))
-            cell = {"set": _set(row["dataset"]), "metric": NAMES[metric], "labels": row["labels"]}
+            cell = {"set": set_name(row["dataset"]), "metric": NAMES[metric], "labels": row["labels"]}
             cell |= {"images": f"{row['images']:,.0f}", "votes an image": str(row["votes_per_image"])}
             found.append(
                 cell | {"level": f"{row['level']:.4f}", "gain": f"{row['mean']:+.4f}", "95 % interval": bounds}
             )
-    return pd.DataFrame(found) if found else pd.DataFrame({"set": [_NONE]})
+    return pd.DataFrame(found) if found else pd.DataFrame({"set": [NONE]})
 
 
 def run_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -297,7 +160,7 @@ def level_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a set and number of votes: both arms' scores, mean ± standard deviation, and the floor."""
     once, found = answers.by_votes(rows.drop_duplicates("key")), []
     for (name, m), part in once.groupby(["dataset", "m"], sort=True):
-        row = {"set": _set(name), "votes an image": listed([m])}
+        row = {"set": set_name(name), "votes an image": listed([m])}
         for metric in SIGNS:
             for labels, arm in part.groupby("labels"):
                 row[f"{labels}: {NAMES[metric]}"] = report.plus_minus(arm[metric].mean(), arm[metric].std())
@@ -342,25 +205,8 @@ def _values(name: str, values: list) -> str:
     return ", ".join(answers.setting(name, value) for value in values)
 
 
-def advice(rows: pd.DataFrame, spending: pd.DataFrame) -> str:
-    """Return the advice for a campaign in one sentence, assembled from what the grid shows."""
-    return (
-        "Who plans a campaign and trains on soft labels finds here: the least number of votes an image that is shown to "
-        f"keep within {MARGINS['kl']:g} nats of the KL of all votes is, {enough(rows, 'kl')}; the least that is shown to "
-        f"keep within {MARGINS['macro_accuracy']:g} of their macro accuracy is, {enough(rows, 'macro_accuracy')}; and of "
-        f"one number of votes, measured by KL, {spent(spending, 'kl', 'soft')}."
-    )
-
-
-def has(rows: pd.DataFrame, dataset: str) -> str:
-    """Say what there is of a real set; in its place, how to get it."""
-    if rows.empty:
-        return f"The set is not on this machine, and no grid on it is published; `bhl data fetch {dataset}` brings it."
-    return f"{number(rows['key'].nunique())} runs were trained on this set."
-
-
 def _gaps(select: Callable, metric: str, words: Callable) -> Callable[[Results], str]:
-    absent = "Not tried in this copy" if words is holds else _NONE
+    absent = "Not tried in this copy" if words is holds else NONE
 
     def text(found: Results) -> str:
         rows = select(found)
@@ -373,7 +219,7 @@ def _table(name: str, make: Callable[[Results], pd.DataFrame]) -> dict[str, Call
     def linked(found: Results) -> str:
         table = make(found)
         if table.empty:
-            return f"No table: {_NONE}."
+            return f"No table: {NONE}."
         first = table.columns[0]
         return report.markdown_table(table.assign(**{first: [number(text) for text in table[first]]}), name)
 
