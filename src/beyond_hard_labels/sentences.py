@@ -173,10 +173,10 @@ def advice(rows: pd.DataFrame, spending: pd.DataFrame) -> str:
     """Return the advice for a campaign in one sentence, assembled from what the grid shows."""
     by_kl, by_accuracy = enough(rows, "kl"), enough(rows, "macro_accuracy")
     return (
-        "Who plans a campaign and trains on soft labels finds here: the least number of votes an image shown to keep within "
-        f"{MARGINS['kl']:g} nats of the KL of all votes is, {by_kl}; the least shown to keep within "
-        f"{MARGINS['macro_accuracy']:g} of their macro accuracy is, {by_accuracy}; and of one number of votes, measured "
-        f"by KL, {spent(spending, 'kl', 'soft')}."
+        "Who plans a campaign and trains on soft labels finds here: the least number of votes an image shown to keep "
+        f"within {MARGINS['kl']:g} nats of the KL of all votes is, {by_kl}; the least shown to keep within "
+        f"{MARGINS['macro_accuracy']:g} of their macro accuracy is, {by_accuracy}; and of one number of votes, "
+        f"measured by KL, {spent(spending, 'kl', 'soft')}."
     )
 
 
