@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from beyond_hard_labels import InputError, __version__
@@ -91,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_study_options(study)
     _add_workers(study)
     study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
+    study.add_argument(
+        "--pack", metavar="FILE", help="at the end, or at the time limit, pack its runs as FILE.0.zip, FILE.1.zip, ..."
+    )
+
+    unpack = _add(commands, "unpack", _unpack, "put the runs of a pack into the store, after every checksum")
+    unpack.add_argument("parts", nargs="+", metavar="FILE", help="all parts of the pack: FILE.0.zip FILE.1.zip ...")
 
     status = _add(commands, "status", _status, "say of every run, map and notebook whether it is fresh, or why not")
     status.add_argument("--json", action="store_true", help="print as JSON")
@@ -257,8 +264,40 @@ def _study(arguments) -> int:
     from beyond_hard_labels.study import ensure
 
     deadline = time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
-    found = ensure(_plan(arguments), workers=_check_workers(arguments), deadline=deadline)
+    study = _plan(arguments)
+    with _packing(study, arguments.pack) if arguments.pack else nullcontext():
+        found = ensure(study, workers=_check_workers(arguments), deadline=deadline)
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
+    return 0
+
+
+@contextmanager
+def _packing(study, path: str):
+    """Pack a study's runs when it ends, or stops at its time limit."""
+    from beyond_hard_labels import packing
+    from beyond_hard_labels.training import TimeUp
+
+    packing.check(path)  # before hours of training
+    stopped = None
+    try:
+        yield
+    except TimeUp as error:
+        stopped = error
+    packed = packing.pack(study.specs(), path)
+    counts = [len({name.split("/")[1] for name in packed.names if name.startswith(k)}) for k in ("runs", "check")]
+    size = sum(part.stat().st_size for part in packed.parts) / 2**20
+    print(f"packed {counts[0]} run(s) and {counts[1]} checkpoint(s), {size:.1f} MiB, as", *packed.parts)
+    if packed.left_out:
+        print("left out for want of room:", ", ".join(packed.left_out))
+    if stopped:
+        raise stopped
+
+
+def _unpack(arguments) -> int:
+    from beyond_hard_labels import packing
+
+    for name, what in packing.unpack(arguments.parts).items():
+        print(f"{name}: {what}")
     return 0
 
 
