@@ -249,7 +249,7 @@ def test_a_damaged_map_is_named_and_made_again(checkout, capsys):
     before = study.map_of(small(), run)
     path.write_bytes(path.read_bytes()[:-30])
     assert np.array_equal(study.map_of(small(), run), before)
-    assert f"{path} is damaged" in capsys.readouterr().err
+    assert f"{path} is not as it was written" in capsys.readouterr().err
     assert stale() == {}
 
 

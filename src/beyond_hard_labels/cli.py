@@ -12,6 +12,7 @@ from pathlib import Path
 from beyond_hard_labels import InputError, __version__
 
 UNFINISHED = 75  # exit code of a study that the time limit stopped; calling again goes on
+_KEPT = "what was done is kept, the same command goes on"
 
 
 _FETCH_HELP = """\
@@ -35,28 +36,42 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 failed, 2 bad input, 75 stopped in time."""
+    """Run the command and return its exit code: 0 done, 1 failed, 2 bad input, 75 time is up, 130 or 143 stopped."""
     arguments = _parser().parse_args(argv)
-    from beyond_hard_labels.training import TimeUp
+    from concurrent.futures.process import BrokenProcessPool
+
+    from beyond_hard_labels.files import Unwritten
+    from beyond_hard_labels.process import TERMINATED, Terminated, TimeUp, stoppable
 
     try:
-        return arguments.command(arguments)
+        with stoppable():
+            return arguments.command(arguments)
     except InputError as error:
         print(f"bhl: error: {error}", file=sys.stderr)
         return 2
     except TimeUp as error:
         print(f"bhl: {error}", file=sys.stderr)
         return UNFINISHED
+    except Unwritten as error:
+        print(f"bhl: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print(f"bhl: error: a process died: killed, or out of memory; {_KEPT}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("bhl: interrupted; finished runs are kept", file=sys.stderr)
+        print(f"bhl: interrupted; {_KEPT}", file=sys.stderr)
         return 130
+    except Terminated:
+        print(f"bhl: told to stop; {_KEPT}", file=sys.stderr)
+        return TERMINATED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bhl",
         description="Reproduce 'Beyond Hard Labels': train on hard and on soft labels, compare, build the book.",
-        epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped at the time limit (call again to go on).",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad input; 75 stopped at the time limit, 130 by Ctrl-C, 143 by SIGTERM "
+        "(call again to go on).",
     )
     parser.add_argument("--version", action="version", version=f"bhl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -87,11 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--epoch", type=int, metavar="E", help="print the validation metrics after this epoch instead")
     run.add_argument("--json", action="store_true", help="print key, folder, trained and metrics as JSON")
     _add_study_options(run)
+    _add_time_limit(run)
 
     study = _add(commands, "study", _study, "train what is missing of all runs: both kinds of label, all splits")
     _add_study_options(study)
     _add_workers(study)
-    study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
+    _add_time_limit(study)
     study.add_argument(
         "--pack", metavar="FILE", help="at the end, or at the time limit, pack its runs as FILE.0.zip, FILE.1.zip, ..."
     )
@@ -164,6 +180,14 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change one parameter of the profile, repeatable; an unknown key lists the valid ones",
     )
+
+
+def _add_time_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--time-limit", metavar="9m", help="save and stop after this long (s, m or h)")
+
+
+def _deadline(arguments) -> float:
+    return time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -246,7 +270,7 @@ def _run(arguments) -> int:
     spec, epoch = _plan(arguments).spec(arguments.labels, arguments.split), arguments.epoch
     if epoch is not None and not 1 <= epoch <= spec.epochs:
         raise InputError(f"--epoch is {epoch}, expected 1 to {spec.epochs}")
-    run, trained = find_or_train(spec)
+    run, trained = find_or_train(spec, _deadline(arguments))
     values = run.metrics if epoch is None else run.validation(epoch)
     if arguments.json:
         report = {"key": run.spec.key, "folder": str(run.folder), "trained": trained}
@@ -263,10 +287,9 @@ def _study(arguments) -> int:
     from beyond_hard_labels.report import scores
     from beyond_hard_labels.study import ensure
 
-    deadline = time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
     study = _plan(arguments)
     with _packing(study, arguments.pack) if arguments.pack else nullcontext():
-        found = ensure(study, workers=_check_workers(arguments), deadline=deadline)
+        found = ensure(study, workers=_check_workers(arguments), deadline=_deadline(arguments))
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
     return 0
 
@@ -275,7 +298,7 @@ def _study(arguments) -> int:
 def _packing(study, path: str):
     """Pack a study's runs when it ends, or stops at its time limit."""
     from beyond_hard_labels import packing
-    from beyond_hard_labels.training import TimeUp
+    from beyond_hard_labels.process import TimeUp
 
     packing.check(path)  # before hours of training
     stopped = None

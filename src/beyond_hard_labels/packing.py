@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from beyond_hard_labels import InputError, runs
+from beyond_hard_labels import InputError, files, runs
 from beyond_hard_labels.runs import RunSpec
 
 MOST_PARTS, PART_BYTES = 8, 16 << 20
@@ -89,17 +89,13 @@ def pack(specs: list[RunSpec], path: Path) -> Packed:
         return Packed([], [], left_out)
     rest = {"parts": max(pieces) + 1, "files": index, "left_out": left_out}
     parts = [path.with_name(f"{path.name}.{number}.zip") for number in range(MOST_PARTS)]
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
-        for number in range(rest["parts"]):
-            written = Path(temporary) / parts[number].name
-            with zipfile.ZipFile(written, "w") as archive:
-                for member, content in [("index.json", json.dumps({"part": number, **rest})), *pieces[number]]:
-                    archive.writestr(zipfile.ZipInfo(member), content)  # without a date: the same pack, the same bytes
-        for number, part in enumerate(parts):
-            if number < rest["parts"]:
-                (Path(temporary) / part.name).replace(part)
-            else:
-                part.unlink(missing_ok=True)
+    for number, part in enumerate(parts):
+        if number >= rest["parts"]:
+            files.remove(part)
+            continue
+        with files.writing(part) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for member, content in [("index.json", json.dumps({"part": number, **rest})), *pieces[number]]:
+                archive.writestr(zipfile.ZipInfo(member), content)  # without a date: the same pack, the same bytes
     return Packed(parts[: rest["parts"]], list(index), left_out)
 
 
@@ -111,8 +107,8 @@ def _groups(specs: list[RunSpec]) -> list[list[tuple[str, Path]]]:
         if run is None:
             folder = runs.build_folder() / "checkpoints" / spec.key
             if about := sorted(folder.glob("[0-9]*.json")):
-                files = (about[-1], about[-1].with_suffix(".safetensors"))
-                checkpoints.append([(f"checkpoints/{spec.key}/{file.name}", file) for file in files])
+                pair = (about[-1], about[-1].with_suffix(".safetensors"))
+                checkpoints.append([(f"checkpoints/{spec.key}/{file.name}", file) for file in pair])
             continue
         more = [runs.LEFT_OUT] if (run.folder / runs.LEFT_OUT).is_file() else []
         named = [(f"runs/{spec.key}/{name}", run.folder / name) for name in ("manifest.json", *run.files, *more)]
@@ -169,46 +165,44 @@ def unpack(paths: list[Path]) -> dict[str, str]:
     for name, content in contents.items():
         folder, _, file = name.rpartition("/")
         folders[folder][file] = content
+    build = runs.build_folder()
+    build.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        for folder, files in sorted(folders.items(), reverse=True):  # runs before checkpoints
-            target = runs.build_folder() / folder
-            target.parent.mkdir(parents=True, exist_ok=True)
-            hidden = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent))
-            new = Path(hidden) / target.name
-            new.mkdir()
-            for file, content in files.items():
+        for key in sorted({folder.partition("/")[2] for folder in folders}):
+            stack.enter_context(files.lock(build / "locks" / key, f"unpacks {key}"))
+        hidden = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".unpacked-", dir=build)))
+        for folder, found in sorted(folders.items(), reverse=True):  # runs before checkpoints
+            new, target = hidden / folder, build / folder
+            new.mkdir(parents=True)
+            for file, content in found.items():
                 (new / file).write_bytes(content)
-            without = sorted({name.rpartition("/")[2] for name in left_out if name.startswith(f"{folder}/")})
             if folder.startswith("runs/"):
-                said[folder] = _check_run(new, target, without)
+                said[folder] = _check_run(new, [name for name in left_out if name.startswith(f"{folder}/")])
             else:
                 said[folder] = _check_checkpoint(new, target, f"runs/{target.name}" in said)
             if said[folder].startswith("put"):
                 staged[new] = target
         for new, target in staged.items():
-            if target.exists():  # stale, damaged, or equal and less
-                target.rename(new.with_name("replaced"))
-            new.rename(target)
+            with files.writing(target) as temporary:  # in the place of what is stale, damaged, or equal and less
+                new.rename(temporary)
     return said
 
 
-def _check_run(new: Path, target: Path, without: list[str]) -> str:
+def _check_run(new: Path, left_out: list[str]) -> str:
     """Raise if a run is not one; else say what is to become of it."""
-    if without:
-        runs.write_json(new / runs.LEFT_OUT, without)
+    without = [Path(name).name for name in left_out]
     try:
+        if without not in ([], [_WEIGHTS]):
+            raise ValueError(f"it lacks {', '.join(without)}")
+        if without:
+            files.write_json(new / runs.LEFT_OUT, without)
         run = runs.load(new)
-        changed = runs.changed_files(run)
-        if changed or run.spec.key != target.name or set(without) - {_WEIGHTS}:
-            raise ValueError(f"its spec is that of {run.spec.key}, and not as they were stored are {changed}")
-    except (InputError, ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"the pack's run {target.name} is not taken: {error}") from error
-    put = f"put into the store{' without ' + ', '.join(without) if without else ''}"
-    try:
-        there = runs.find(run.spec)
-    except InputError:  # it is damaged
-        return put
-    if there is None:
+        if run.spec.key != new.name:
+            raise ValueError(f"its spec is that of {run.spec.key}")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"the pack's run {new.name} is not taken: {error}") from error
+    put = f"put into the store{' without ' if without else ''}{', '.join(without)}"
+    if (there := runs.find(run.spec)) is None:
         return put
     common = set(there.files) & set(run.files)
     if other := sorted(name for name in common if there.manifest["files"][name] != run.manifest["files"][name]):
@@ -262,12 +256,12 @@ def _open(path: Path, stack: contextlib.ExitStack) -> tuple[zipfile.ZipFile, int
             raise ValueError(f"it has {size} bytes, expected less than {PART_BYTES}")
         archive = stack.enter_context(zipfile.ZipFile(path))
         index = json.loads(_piece(archive, "index.json", archive.getinfo("index.json").file_size))
-        part, n, files, left_out = (index.pop(key) for key in ("part", "parts", "files", "left_out"))
+        part, n, named, left_out = (index.pop(key) for key in ("part", "parts", "files", "left_out"))
         ok = not index and type(n) is type(part) is int and 0 <= part < n <= MOST_PARTS
-        for name in (*files, *left_out):
+        for name in (*named, *left_out):
             if not (ok and isinstance(name, str) and _NAME.fullmatch(name)):
                 raise ValueError(f"its index names {name!r:.100}, which is no file of a run or a checkpoint")
-        for about in files.values():
+        for about in named.values():
             pieces = [(type(p), type(size), 0 <= p < n, size > 0) for p, size in about["pieces"]]
             if set(about) != {"sha256", "pieces"} or set(pieces) != {(int, int, True, True)}:
                 raise ValueError("its index does not say where every file is")
@@ -275,7 +269,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> tuple[zipfile.ZipFile, int
         raise
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is no part of a pack, or not a whole one: {error}") from error
-    return archive, part, {"parts": n, "files": files, "left_out": left_out}
+    return archive, part, {"parts": n, "files": named, "left_out": left_out}
 
 
 def _piece(archive: zipfile.ZipFile, member: str, size: int) -> bytes:

@@ -93,14 +93,18 @@ def _folders(parent: Path) -> tuple[list[Path], list[Path]]:
 def _run(kind: str, folder: Path) -> Item:
     """Return a run, or a training in progress, whatever version of this package wrote it."""
     read = {}
-    for name in ("spec", "manifest"):
+    paths = {name: folder / f"{name}.json" for name in ("spec", "manifest")}
+    if kind == "checkpoint":  # the newest holds both
+        paths = dict.fromkeys(paths, max(folder.glob("*.json"), default=folder / "checkpoint.json"))
+    for name, path in paths.items():
         try:
-            read[name] = dict(json.loads((folder / f"{name}.json").read_text("utf-8")))
+            read[name] = dict(json.loads(path.read_text("utf-8")))
         except FileNotFoundError:
-            return Item(kind, folder.name, "", [f"{name}.json is missing"], folder)
+            return Item(kind, folder.name, "", [f"{path.name} is missing"], folder)
         except (ValueError, TypeError, OSError):
-            return Item(kind, folder.name, "", [f"{name}.json is damaged"], folder)
+            return Item(kind, folder.name, "", [f"{path.name} is damaged"], folder)
     spec, manifest = read["spec"], read["manifest"]
+    spec = spec.get("spec", {}) if kind == "checkpoint" else spec
     if other := _other_fields(spec):
         return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
     spec = RunSpec(**spec)
