@@ -27,8 +27,8 @@ import nbformat
 import pandas as pd
 import yaml
 
-from beyond_hard_labels import InputError, report, run_pages, runs, sections, speed, verify
-from beyond_hard_labels.study import Study, ensure, set_aside_damaged_map
+from beyond_hard_labels import InputError, grids, report, run_pages, runs, sections, speed, verify
+from beyond_hard_labels.study import Study, ensure_specs, set_aside_damaged_map
 
 _SHOWN_PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pandas", "scipy", "scikit-learn", "openTSNE", "seaborn", "matplotlib"),
@@ -70,7 +70,7 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
     if only is not None:
         _require_executed(study, [name for name in names if name != only], build / "executed")
     started, from_nothing = time.perf_counter(), not any((build / "runs" / spec.key).exists() for spec in study.specs())
-    found = ensure(study, workers=workers)
+    found = _train(study, [root / "notebooks" / f"{name}.ipynb" for name in names], workers)
     for path in sorted((build / "maps").glob("*.npz")):
         set_aside_damaged_map(path)  # here and not in a notebook, whose page would not show the word
     reasons = {}
@@ -93,6 +93,18 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
         made = {"command": study.command, "seconds": round(time.perf_counter() - started, 1), "trained": len(found)}
         runs.write_json(build / "full_book.json", made)
     return build / "book" / "_build" / "html" / "index.html"
+
+
+def _train(study: Study, notebooks: list[Path], workers: int | None) -> list[runs.Run]:
+    """Train what is missing of the study and of the grids that notebooks ask for, at once; return the study's runs.
+
+    So no kernel trains. Long runs come first, lest one is left to a single core at the end.
+    """
+    text = "".join(path.read_text("utf-8") for path in notebooks)
+    asked = [grid for grid in grids.GRIDS if f'grids.results(\\"{grid}\\"' in text]  # quoted in JSON
+    more = [spec for grid in asked for part in grids.to_train(grid, study).values() for spec in part]
+    more.sort(key=grids.images_seen, reverse=True)
+    return ensure_specs([*study.specs(), *more], workers=workers)[: len(study.specs())]
 
 
 def _execute_all(
