@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     study = _add(commands, "study", _study, "train what is missing of all runs: both kinds of label, all splits")
     _add_study_options(study)
     _add_workers(study)
+    study.add_argument(
+        "--scheduler", metavar="ADDRESS", help="train on the workers of a dask scheduler, such as tcp://host:8786"
+    )
     study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
 
     status = _add(commands, "status", _status, "say of every run, map and notebook whether it is fresh, or why not")
@@ -257,7 +260,16 @@ def _study(arguments) -> int:
     from beyond_hard_labels.study import ensure
 
     deadline = time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
-    found = ensure(_plan(arguments), workers=_check_workers(arguments), deadline=deadline)
+    study, workers = _plan(arguments), _check_workers(arguments)
+    if arguments.scheduler:
+        from beyond_hard_labels.cluster import workers_of
+
+        if workers:
+            raise InputError("--workers is for this machine, expected without --scheduler")
+        with workers_of(arguments.scheduler, study.specs()) as executor:
+            found = ensure(study, deadline=deadline, executor=executor)
+    else:
+        found = ensure(study, workers=workers, deadline=deadline)
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
     return 0
 
