@@ -7,12 +7,14 @@ takes nothing along: its spec goes to another one.
 """
 
 import os
+import socket
 import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from beyond_hard_labels import InputError, real_data, runs
 from beyond_hard_labels.runs import RunSpec
@@ -44,11 +46,16 @@ def workers_of(address: str, specs: list[RunSpec]) -> Iterator[Executor]:
         message = "--scheduler needs dask.distributed, expected the extra 'dask': pip install -e '.[dask]'"
         raise InputError(message) from error
     try:
+        place = urlsplit(address)
+        if place.scheme not in ("tcp", "tls"):
+            raise ValueError(f"it begins with neither tcp:// nor tls://: {address}")
+        # a client that waits in vain hangs now and then when it is freed, so somebody must listen there
+        socket.create_connection((place.hostname, place.port), ANSWER_SECONDS).close()
         client = Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"--scheduler is '{address}', expected the address of a dask scheduler such as tcp://host:8786; none "
-            f"answered in {ANSWER_SECONDS} s"
+            f"--scheduler is '{address}', expected the address of a dask scheduler such as tcp://host:8786, which "
+            f"answers in {ANSWER_SECONDS} s ({error})"
         ) from error
     build = runs.build_folder()
     build.mkdir(parents=True, exist_ok=True)
