@@ -32,6 +32,13 @@ PACKAGES = (
 ROWS = {  # name -> module with the function of that name
     "start": "benchmarks.whole",
     "drawing": "benchmarks.data",
+    "archive": "benchmarks.data",
+    "epoch": "benchmarks.training",
+    "densenet": "benchmarks.training",
+    "study": "benchmarks.training",
+    "memory": "benchmarks.training",
+    "gpu": "benchmarks.training",
+    "tsne": "benchmarks.maps",
 }
 
 
@@ -124,6 +131,12 @@ def in_turn(sides: dict[str, Callable[[], Any]], rounds: int, *, warm_up: bool =
             if number >= 0:
                 seconds[name].append(time.perf_counter() - started)
     return {name: summary(values) for name, values in seconds.items()}, returned
+
+
+def self_timed(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, Measured]:
+    """Call all sides in turn, after a round that does not count; each returns its own seconds."""
+    seconds = [{name: side() for name, side in sides.items()} for _ in range(rounds + 1)][1:]
+    return {name: summary(taken[name] for taken in seconds) for name in sides}
 
 
 def require(holds: bool, text: str) -> None:

@@ -37,6 +37,17 @@ def bhl(tmp_path):
     return run
 
 
+def remade(folder: Path, **changes) -> None:
+    """Change a stored run's manifest, and store its files as they are now: it is another run, and not a damaged one."""
+    from beyond_hard_labels import files
+
+    manifest = files.read_sealed_json(folder / "manifest.json") | changes
+    manifest["files"] |= {
+        name: files.checksum(folder / name) for name in manifest["files"] if (folder / name).is_file()
+    }
+    files.write_json(folder / "manifest.json", manifest, sealed=True)
+
+
 def sets(**values) -> list[str]:
     """Return ``--set`` options."""
     return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]

@@ -1,9 +1,11 @@
 import colorsys
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from beyond_hard_labels import augmentation, shapes
 
@@ -122,3 +124,58 @@ def test_the_draws_of_the_other_steps_are_those_that_they_were_before_there_was_
 
     generator = torch.Generator().manual_seed(torch_seed("augmentation", 3, 1))
     assert torch.equal(augmentation.draw(20, 3, 1)[:, :9], torch.rand((20, 9), generator=generator))
+
+
+def plainly(images, u, config):
+    """Augment one step after the other, each on the whole batch, as the module's docstring says it."""
+    coin = (u < 0.5)[:, :, None, None, None]
+    if config.augment_flip_x:
+        images = torch.where(coin[:, 0], images.flip(3), images)
+    if config.augment_flip_y:
+        images = torch.where(coin[:, 1], images.flip(2), images)
+    if config.augment_rotate:
+        turns = torch.where(u[:, 2] < 0.5, (8 * u[:, 2]).long(), 0)
+        images = torch.stack([image.rot90(int(n), (1, 2)) for image, n in zip(images, turns, strict=True)])
+    if most := config.augment_shift:
+        padded = F.pad(images.float(), [most] * 4, mode="replicate")
+        corners, size = most - ((u[:, 9:] * (2 * most + 1)).floor().long() - most), images.shape[-1]
+        cut = [x[:, down : down + size, right : right + size] for x, (down, right) in zip(padded, corners, strict=True)]
+        images = torch.stack(cut)
+    x = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    if config.augment_colour:
+        x = augmentation._jitter(x, u[:, :, None, None])
+    if config.augment_zoom:
+        zooms, to = u[:, 3] < 0.3, 0.80 + 0.19 * u[:, 4]
+        shrink = torch.zeros((int(zooms.sum()), 2, 3))
+        shrink[:, 0, 0] = shrink[:, 1, 1] = to[zooms]
+        grid = F.affine_grid(shrink, x[zooms].shape, align_corners=False)
+        x[zooms] = F.grid_sample(x[zooms], grid, align_corners=False, padding_mode="border")
+    return x
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [16, 17, 48])
+def test_every_choice_of_steps_gives_bit_by_bit_what_one_step_after_the_other_gives(channels, size):
+    generator = torch.Generator().manual_seed(size)
+    images = torch.randint(0, 256, (40, channels, size, size), generator=generator, dtype=torch.uint8)
+    u = augmentation.draw(40, size, 0)
+    for switches in itertools.product(
+        (False, True), (False, True), (False, True), (False, True), (False, True), (0, 3)
+    ):
+        chosen = config(**dict(zip(("flip_x", "flip_y", "rotate", "zoom", "colour", "shift"), switches, strict=True)))
+        assert torch.equal(augmentation.augment(images, u, chosen), plainly(images, u, chosen)), chosen
+
+
+def test_a_gpu_that_enlarges_all_images_and_takes_the_zooming_ones_gets_what_enlarging_those_alone_gives(images):
+    u = augmentation.draw(200, 0, 0)
+    x = augmentation.scale(images)
+    everything = augmentation._enlarge(x, 0.80 + 0.19 * u[:, 4])
+    taken = torch.where((u[:, 3] < 0.3)[:, None, None, None], everything, x)
+    assert torch.equal(taken, augmentation._zoom(x, u))
+
+
+def test_the_images_of_the_set_stay_as_they_are(images):
+    before = images.clone()
+    augmentation.augment(images, augmentation.draw(200, 0, 0), config(flip_x=True, rotate=True, zoom=True, shift=2))
+    augmentation.scale(images)
+    assert torch.equal(images, before)

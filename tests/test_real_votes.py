@@ -24,7 +24,7 @@ from beyond_hard_labels import (
     verify,
     votes,
 )
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, remade
 
 CHAPTER = ROOT / "notebooks" / "06_real_votes.ipynb"
 SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
@@ -266,6 +266,7 @@ def test_a_published_run_stands_in_where_the_device_is_not_there(publish, one, m
     on_gpu = study.plan("smoke", dataset="set", device="cuda", **SMALL).spec("soft", 0)
     content = json.loads((there / "spec.json").read_text()) | {"device": "cuda"}
     (there / "spec.json").write_text(json.dumps(content))
+    remade(there)
     there.rename(there.with_name(on_gpu.key))
     for available in (False, True):
         monkeypatch.setattr(cuda, "is_available", lambda available=available: available)
@@ -291,12 +292,12 @@ def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publish,
 def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publish, one):
     publish(one)
     take_away("set")
-    path = runs.published_folder() / one.spec("hard", 0).key / "manifest.json"
-    made = json.loads(path.read_text())
+    folder = runs.published_folder() / one.spec("hard", 0).key
+    made = json.loads((folder / "manifest.json").read_text())
     machine = {"system": "Plan9 mips", "cores": "3", "python": "3.11"}
     changed = {"machine": machine, "versions": made["versions"] | {"torch": "1.0"}}
     changed["code"] = made["code"] | {"training.py": "another"}
-    path.write_text(json.dumps(made | changed))
+    remade(folder, **changed)
     named = report.texts(one, study.ensure(one))
     assert "2 of 2 are published runs, trained on Plan9 mips with 3 cores" in named["badge"]
     assert "trained on this machine" not in named["badge"]

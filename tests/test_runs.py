@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from beyond_hard_labels import InputError, runs, study
-from conftest import TINY
+from conftest import TINY, remade
 
 
 @pytest.fixture
@@ -55,9 +55,7 @@ def test_a_weights_file_counts_by_its_checksum_and_not_by_its_place(spec):
 @pytest.mark.parametrize("part", ["data", "code", "versions"])
 def test_a_run_whose_code_data_or_versions_changed_is_trained_again(spec, part):
     study.execute(spec)
-    manifest = runs.build_folder() / "runs" / spec.key / "manifest.json"
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(content | {part: "another"}))
+    remade(runs.build_folder() / "runs" / spec.key, **{part: "another"})
     assert runs.find(spec) is None
     assert study.find_or_train(spec)[1]
     assert runs.find(spec) is not None
@@ -67,8 +65,8 @@ def test_a_run_whose_code_data_or_versions_changed_is_trained_again(spec, part):
 def test_a_run_with_a_missing_file_is_refused_with_its_name(spec, name):
     run, _ = study.find_or_train(spec)
     (run.folder / name).unlink()
-    with pytest.raises(InputError, match=rf"{spec.key} is not whole, {name} not found; remove the folder"):
-        runs.find(spec)
+    with pytest.raises(InputError, match=rf"{spec.key} is not whole, {name} not found"):
+        runs.load(run.folder)
 
 
 def test_a_run_that_is_not_there_is_said_to_be_missing_and_not_broken(spec):
@@ -150,6 +148,7 @@ def test_metrics_are_computed_from_the_stored_predictions(spec):
         content = dict(file)
     content["test_logits"] = -content["test_logits"]
     np.savez_compressed(run.folder / "predictions.npz", **content)
+    remade(run.folder)
     assert runs.load(run.folder).metrics != run.metrics
 
 
@@ -164,6 +163,7 @@ def test_a_spec_with_other_fields_is_named(spec):
     run, _ = study.find_or_train(spec)
     content = json.loads((run.folder / "spec.json").read_text())
     (run.folder / "spec.json").write_text(json.dumps({**content, "colour": 1}))
+    remade(run.folder)
     with pytest.raises(InputError, match=r"spec\.json: .*colour"):
         runs.load(run.folder)
 

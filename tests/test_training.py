@@ -129,8 +129,8 @@ def test_coupled_decay_is_multiplied_by_the_learning_rate():
 
 @pytest.mark.parametrize("n", [2, 17, 33, 100])
 def test_no_batch_is_left_with_a_single_image(n):
-    batches = training._batches(np.arange(n), 16)
-    assert np.array_equal(np.concatenate(batches), np.arange(n))
+    batches = training._batches(torch.arange(n), 16)
+    assert torch.equal(torch.cat(batches), torch.arange(n))
     assert max(len(b) for b in batches) <= 16
     assert min(len(b) for b in batches) >= 2
 

@@ -14,6 +14,8 @@ For real images, which have an up and a down, each axis flips on its own switch,
 that DCIC has not: a shift by up to some whole pixels along each axis, the border repeated.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -34,19 +36,21 @@ def draw(n_images: int, seed: int, epoch: int) -> torch.Tensor:
 
 def scale(images: torch.Tensor) -> torch.Tensor:
     """Scale bytes to [-1, 1] as x / 127.5 - 1 (DCIC): float32, channels last in memory."""
-    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    x = images.to(torch.float32, memory_format=torch.channels_last)  # a new tensor, changed in place below
+    return x.div_(127.5).sub_(1)
 
 
 def augment(images: torch.Tensor, u: torch.Tensor, config) -> torch.Tensor:
     """Augment and scale a batch.
+
+    Nothing here waits for the device.
 
     Parameters
     ----------
     images : torch.Tensor
         uint8 (B, C, H, W) on any device, H = W.
     u : torch.Tensor
-        (B, 11) on the CPU, the images' rows of `draw`; on the CPU, since choosing the few images that
-        zoom would otherwise wait for the device.
+        (B, 11) on the same device, the images' rows of `draw`.
     config : TrainConfig
         Its fields that begin with ``augment_``.
 
@@ -55,45 +59,70 @@ def augment(images: torch.Tensor, u: torch.Tensor, config) -> torch.Tensor:
     torch.Tensor
         float32 (B, C, H, W) in [-1, 1].
     """
-    coin = (u < 0.5).to(images.device)[:, :, None, None, None]  # (B, 11, 1, 1, 1)
-    if config.augment_flip_x:
-        images = torch.where(coin[:, _FLIP_X], images.flip(3), images)
-    if config.augment_flip_y:
-        images = torch.where(coin[:, _FLIP_Y], images.flip(2), images)
-    if config.augment_rotate:
-        turns = torch.where(u[:, _TURN] < 0.5, (8 * u[:, _TURN]).long(), 0)  # 0 to 3 quarter turns
-        turns = turns.to(images.device)[:, None, None, None]
-        images = torch.where(turns % 2 == 1, images.transpose(2, 3).flip(2), images)
-        images = torch.where(turns >= 2, images.flip((2, 3)), images)
-    if config.augment_shift:
-        images = _shift(images, u[:, _SHIFT].to(images.device), config.augment_shift)
-    x = scale(images)
+    x = scale(_move(images, u, config))
     if config.augment_colour:
-        x = _jitter(x, u.to(x.device)[:, :, None, None])
-    if config.augment_zoom:
-        chosen = torch.nonzero(u[:, _ZOOM] < 0.3)[:, 0]
-        to = 0.80 + 0.19 * u[chosen, _ZOOM_TO]
-        if len(chosen):  # a small batch may have none
-            x[chosen.to(x.device)] = _zoom(x[chosen.to(x.device)], to.to(x.device))
-    return x
+        x = _jitter(x, u[:, :, None, None])
+    return _zoom(x, u) if config.augment_zoom else x
 
 
-def _shift(images: torch.Tensor, u: torch.Tensor, most: int) -> torch.Tensor:
-    """Move each image by a whole number of pixels from -most to most along each axis; the border is repeated."""
-    size = images.shape[-1]
+def _move(images: torch.Tensor, u: torch.Tensor, config) -> torch.Tensor:
+    """Flip, turn and shift: every pixel of the result is one of the image, so all is one gather of pixels."""
+    n, channels, size, _ = images.shape
+    way = torch.zeros(n, dtype=torch.long, device=u.device)
+    if config.augment_flip_x:
+        way += u[:, _FLIP_X] < 0.5
+    if config.augment_flip_y:
+        way += 2 * (u[:, _FLIP_Y] < 0.5)
+    if config.augment_rotate:  # 0 to 3 quarter turns
+        way += 4 * torch.where(u[:, _TURN] < 0.5, (8 * u[:, _TURN]).long(), 0)
+    source = _ways(size, u.device).index_select(0, way)  # (B, H * W)
+    if config.augment_shift:
+        source = source.gather(1, _shifted(size, u[:, _SHIFT], config.augment_shift))
+    source += size**2 * torch.arange(n, device=u.device)[:, None]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    return pixels.index_select(0, source.flatten()).view(n, size, size, channels).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=4)
+def _ways(size: int, device: torch.device) -> torch.Tensor:
+    """Return where each pixel comes from, (16, H * W), row = flip_x + 2 flip_y + 4 quarter turns."""
+    pixels = torch.arange(size**2, device=device).view(size, size)
+    flipped = [pixels, pixels.flip(1), pixels.flip(0), pixels.flip((0, 1))]
+    return torch.stack([way.rot90(turns).flatten() for turns in range(4) for way in flipped])
+
+
+def _shifted(size: int, u: torch.Tensor, most: int) -> torch.Tensor:
+    """Return where each pixel comes from, (B, H * W), if images move by up to `most` pixels; the border is repeated."""
     by = (u * (2 * most + 1)).floor().long() - most  # (B, 2)
-    source = (torch.arange(size, device=images.device) - by[:, :, None]).clamp(0, size - 1)  # (B, 2, H)
-    rows, columns = source[:, 0, None, :, None], source[:, 1, None, None, :]
-    batch, channels = (torch.arange(n, device=images.device) for n in images.shape[:2])
-    return images[batch[:, None, None, None], channels[None, :, None, None], rows, columns]
+    source = (torch.arange(size, device=u.device) - by[:, :, None]).clamp(0, size - 1)  # (B, 2, H)
+    return (size * source[:, 0, :, None] + source[:, 1, None, :]).flatten(1)
 
 
-def _zoom(x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+def _zoom(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """Zoom the images that draw it; a GPU enlarges all, which is less than waiting for their number."""
+    n, channels, size, _ = x.shape
+    zooms, to = u[:, _ZOOM] < 0.3, 0.80 + 0.19 * u[:, _ZOOM_TO]
+    if x.is_cuda:
+        return torch.where(zooms[:, None, None, None], _enlarge(x, to), x)
+    chosen = torch.nonzero(zooms)[:, 0]
+    if not len(chosen):  # as in a small batch
+        return x
+    rows = x.permute(0, 2, 3, 1).flatten(1)  # whole images are copied faster
+    few = rows.index_select(0, chosen).view(-1, size, size, channels).permute(0, 3, 1, 2)
+    enlarged = _enlarge(few, to[chosen]).permute(0, 2, 3, 1).flatten(1)
+    return rows.index_copy_(0, chosen, enlarged).view(n, size, size, channels).permute(0, 3, 1, 2)
+
+
+def _enlarge(x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
     """Enlarge the central share `to` (B,) of each image to the whole, bilinearly."""
-    transform = torch.zeros((len(x), 2, 3), device=x.device)
-    transform[:, 0, 0] = transform[:, 1, 1] = to
-    grid = F.affine_grid(transform, x.shape, align_corners=False)
+    grid = _grid(x.shape[-1], x.device) * to[:, None, None, None]
     return F.grid_sample(x, grid, align_corners=False, padding_mode="border")
+
+
+@functools.lru_cache(maxsize=4)
+def _grid(size: int, device: torch.device) -> torch.Tensor:
+    """Return where the pixels of a whole image lie, in [-1, 1]: (1, H, W, 2)."""
+    return F.affine_grid(torch.eye(2, 3, device=device)[None], (1, 1, size, size), align_corners=False)
 
 
 def _jitter(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

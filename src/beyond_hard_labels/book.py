@@ -28,7 +28,7 @@ import pandas as pd
 import yaml
 
 from beyond_hard_labels import InputError, report, run_pages, runs, sections, verify
-from beyond_hard_labels.study import Study, ensure, remove_damaged_map
+from beyond_hard_labels.study import Study, ensure, set_aside_damaged_map
 
 _SHOWN_PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pandas", "scipy", "scikit-learn", "openTSNE", "seaborn", "matplotlib"),
@@ -68,7 +68,7 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
         _require_executed(study, [name for name in names if name != only], build / "executed")
     found = ensure(study, workers=workers)
     for path in sorted((build / "maps").glob("*.npz")):
-        remove_damaged_map(path)  # here and not in a notebook, which may not write to stderr
+        set_aside_damaged_map(path)  # here and not in a notebook, whose page would not show the word
     reasons = {}
     for name in names:
         source, copy = root / "notebooks" / f"{name}.ipynb", build / "executed" / f"{name}.ipynb"

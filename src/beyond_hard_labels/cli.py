@@ -11,6 +11,7 @@ from pathlib import Path
 from beyond_hard_labels import InputError, __version__
 
 UNFINISHED = 75  # exit code of a study that the time limit stopped; calling again goes on
+_KEPT = "what was done is kept, the same command goes on"
 
 
 _FETCH_HELP = """\
@@ -34,28 +35,42 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 failed, 2 bad input, 75 stopped in time."""
+    """Run the command and return its exit code: 0 done, 1 failed, 2 bad input, 75 time is up, 130 or 143 stopped."""
     arguments = _parser().parse_args(argv)
-    from beyond_hard_labels.training import TimeUp
+    from concurrent.futures.process import BrokenProcessPool
+
+    from beyond_hard_labels.files import Unwritten
+    from beyond_hard_labels.process import TERMINATED, Terminated, TimeUp, stoppable
 
     try:
-        return arguments.command(arguments)
+        with stoppable():
+            return arguments.command(arguments)
     except InputError as error:
         print(f"bhl: error: {error}", file=sys.stderr)
         return 2
     except TimeUp as error:
         print(f"bhl: {error}", file=sys.stderr)
         return UNFINISHED
+    except Unwritten as error:
+        print(f"bhl: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print(f"bhl: error: a process died: killed, or out of memory; {_KEPT}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("bhl: interrupted; finished runs are kept", file=sys.stderr)
+        print(f"bhl: interrupted; {_KEPT}", file=sys.stderr)
         return 130
+    except Terminated:
+        print(f"bhl: told to stop; {_KEPT}", file=sys.stderr)
+        return TERMINATED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bhl",
         description="Reproduce 'Beyond Hard Labels': train on hard and on soft labels, compare, build the book.",
-        epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped at the time limit (call again to go on).",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad input; 75 stopped at the time limit, 130 by Ctrl-C, 143 by SIGTERM "
+        "(call again to go on).",
     )
     parser.add_argument("--version", action="version", version=f"bhl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -86,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--epoch", type=int, metavar="E", help="print the validation metrics after this epoch instead")
     run.add_argument("--json", action="store_true", help="print key, folder, trained and metrics as JSON")
     _add_study_options(run)
+    _add_time_limit(run)
 
     study = _add(commands, "study", _study, "train what is missing of all runs: both kinds of label, all splits")
     _add_study_options(study)
@@ -93,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--scheduler", metavar="ADDRESS", help="train on the workers of a dask scheduler, such as tcp://host:8786"
     )
-    study.add_argument("--time-limit", metavar="9m", help="stop cleanly after this long (s, m or h)")
+    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead: when or votes")
+    study.add_argument("--full", action="store_true", help="the whole of that grid, not the slice that the book trains")
+    study.add_argument("--publish", action="store_true", help="write its finished parts to results, for the book")
+    study.add_argument("--dry-run", action="store_true", help="say what the grid would take, and train nothing")
+    _add_time_limit(study)
 
     status = _add(commands, "status", _status, "say of every run, map and notebook whether it is fresh, or why not")
     status.add_argument("--json", action="store_true", help="print as JSON")
@@ -160,6 +180,14 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change one parameter of the profile, repeatable; an unknown key lists the valid ones",
     )
+
+
+def _add_time_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--time-limit", metavar="9m", help="save and stop after this long (s, m or h)")
+
+
+def _deadline(arguments) -> float:
+    return time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -242,7 +270,7 @@ def _run(arguments) -> int:
     spec, epoch = _plan(arguments).spec(arguments.labels, arguments.split), arguments.epoch
     if epoch is not None and not 1 <= epoch <= spec.epochs:
         raise InputError(f"--epoch is {epoch}, expected 1 to {spec.epochs}")
-    run, trained = find_or_train(spec)
+    run, trained = find_or_train(spec, _deadline(arguments))
     values = run.metrics if epoch is None else run.validation(epoch)
     if arguments.json:
         report = {"key": run.spec.key, "folder": str(run.folder), "trained": trained}
@@ -257,20 +285,58 @@ def _run(arguments) -> int:
 
 def _study(arguments) -> int:
     from beyond_hard_labels.report import scores
-    from beyond_hard_labels.study import ensure
 
-    deadline = time.time() + (_seconds("--time-limit", arguments.time_limit) if arguments.time_limit else math.inf)
-    study, workers = _plan(arguments), _check_workers(arguments)
-    if arguments.scheduler:
-        from beyond_hard_labels.cluster import workers_of
-
-        if workers:
-            raise InputError("--workers is for this machine, expected without --scheduler")
-        with workers_of(arguments.scheduler, study.specs()) as executor:
-            found = ensure(study, deadline=deadline, executor=executor)
-    else:
-        found = ensure(study, workers=workers, deadline=deadline)
+    if arguments.grid is not None:
+        return _grid(arguments)
+    for option in ("full", "publish", "dry_run"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option.replace('_', '-')} is of a grid; expected --grid NAME with it")
+    found = _ensured(arguments, _plan(arguments).specs())
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
+    return 0
+
+
+def _ensured(arguments, specs: list) -> list:
+    """Return the runs of some specs after training what is missing, here or on a cluster."""
+    from beyond_hard_labels.study import ensure_specs
+
+    workers, deadline = _check_workers(arguments), _deadline(arguments)
+    if not arguments.scheduler:
+        return ensure_specs(specs, workers=workers, deadline=deadline)
+    if workers:
+        raise InputError("--workers is for this machine; expected without --scheduler")
+    from beyond_hard_labels.cluster import workers_of
+
+    with workers_of(arguments.scheduler, specs) as executor:
+        return ensure_specs(specs, deadline=deadline, executor=executor)
+
+
+def _grid(arguments) -> int:
+    import os
+
+    from beyond_hard_labels import grids
+
+    if arguments.publish and not arguments.full:
+        raise InputError("--publish is of the whole grid; expected --full with it")
+    study, which = _plan(arguments), "full" if arguments.full else "slice"
+    workers = _check_workers(arguments)
+    parts = grids.parts(arguments.grid, study, which=which)
+    left_out = grids.left_out(arguments.grid)
+    cores = workers or len(os.sched_getaffinity(0))
+    print(grids.plan_table(parts, workers=cores).to_string(index=False))
+    for name, dataset in left_out.items():
+        print(f"{name} is left out: {dataset} is not on this machine, bhl data fetch {dataset} brings it")
+    if arguments.dry_run:
+        print(f"minutes are an estimate for {cores} core(s); nothing was trained")
+        return 0
+    try:
+        specs = [spec for part in parts.values() for spec in part]
+        _ensured(arguments, specs)
+    finally:
+        if arguments.publish:
+            done = grids.publish(arguments.grid, study)
+            print(f"published in {grids.paths(arguments.grid)[0].parent}: {', '.join(done) or 'no part is whole yet'}")
+    print(f"all {len(set(specs))} runs are here")
     return 0
 
 

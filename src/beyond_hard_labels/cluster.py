@@ -128,5 +128,4 @@ def _train(here: tuple[str, str, str], made: dict[str, dict], function, spec: Ru
     worker = get_worker()
     if wrong := faults(here, made, spec, worker):
         raise InputError(f"the worker {worker.address} cannot take part: {'; '.join(wrong)}")
-    if runs.find(spec) is None:  # else another worker has stored it, and was lost before it could say so
-        function(spec, *more)
+    function(spec, *more)

@@ -10,8 +10,9 @@ A run is a frozen spec and a directory named by the hash of the spec:
     history.csv        one row an epoch
     weights.safetensors
 
-Everything is written under a temporary name and renamed once. Metrics are not stored: they are
-computed from the predictions whenever they are read, so a change in `metrics` retrains nothing.
+Everything is written under a temporary name and renamed once, and read only if its checksums are those
+of the manifest, which carries its own. Metrics are not stored: they are computed from the predictions
+whenever they are read, so a change in `metrics` retrains nothing.
 
 A published run is such a folder in ``results`` of the project, which may lack features and weights.
 It is found by its spec alone, whatever code and versions made it.
@@ -27,8 +28,6 @@ import io
 import json
 import os
 import platform
-import shutil
-import tempfile
 import tokenize
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -36,9 +35,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, metrics, votes
+from beyond_hard_labels import InputError, files, metrics, votes
+from beyond_hard_labels.files import Damaged, checksum, write_json
 from beyond_hard_labels.images import LabelledImages, Split
 from beyond_hard_labels.parameters import option
+from beyond_hard_labels.process import tell
 from beyond_hard_labels.training import TrainConfig, Trained
 from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
 
@@ -299,12 +300,26 @@ def _change(name: str, before: str | None, now: str | None, part: str) -> str:
 
 
 def find(spec: RunSpec) -> Run | None:
-    """Return the local run of a spec if it is there and fresh, else None; without its data it is not fresh."""
+    """Return the local run of a spec if it is there, whole and fresh, else None; without its data it is not fresh."""
     folder = build_folder() / "runs" / spec.key
     if not folder.is_dir():
         return None
-    run = load(folder)
+    try:
+        run = load(folder)
+    except Damaged:
+        return None  # it is named and set aside when it is made again
     return None if differences(run) else run
+
+
+def set_aside_damaged(spec: RunSpec) -> None:
+    """Move the local run of a spec out of the way, with a word, if it is damaged; the caller holds its lock."""
+    folder = build_folder() / "runs" / spec.key
+    if folder.is_dir():
+        try:
+            load(folder)
+        except Damaged as error:
+            aside = files.set_aside(folder, build_folder() / "damaged")
+            tell(f"{error}; it is set aside as {aside} and made again")
 
 
 def data_is_here(spec: RunSpec) -> bool:
@@ -342,12 +357,14 @@ def differences(run: Run) -> list[str]:
 
 
 def load(folder: Path) -> Run:
-    """Read a run's directory.
+    """Read a run's directory, after a look at the checksums of all its files.
 
     Raises
     ------
+    Damaged
+        If a file of the run is missing or not as it was stored.
     InputError
-        If the run or a file of it is missing, or the spec has other fields than a run's.
+        If the run is missing, or the spec has other fields than a run's.
     """
     folder = folder.resolve()
     if not folder.is_dir():
@@ -355,20 +372,23 @@ def load(folder: Path) -> Run:
     expected = PUBLISHED_FILES if folder.parent == published_folder() else FILES
     missing = [name for name in (*expected, "manifest.json") if not (folder / name).is_file()]
     if missing:
-        raise InputError(
-            f"the run in {folder} is not whole, {', '.join(missing)} not found; remove the folder to train it again"
-        )
-    spec = json.loads((folder / "spec.json").read_text("utf-8"))
+        raise Damaged(f"the run in {folder} is not whole, {', '.join(missing)} not found")
+    manifest = files.read_sealed_json(folder / "manifest.json")
+    content = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    changed = [name for name, found in content.items() if hashlib.sha256(found).hexdigest() != manifest["files"][name]]
+    if changed:
+        raise Damaged(f"the run in {folder} is damaged, {', '.join(changed)} not as it was stored")
+    spec = json.loads(content["spec.json"])
     names = {field.name for field in fields(RunSpec)}
     if set(spec) != names:
         raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {sorted(names ^ set(spec))}")
-    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
+    with np.load(io.BytesIO(content["predictions.npz"]), allow_pickle=False) as file:
         index, truth, logits = (file[f"test_{part}"] for part in ("index", "truth", "logits"))
     return Run(
         spec=RunSpec(**spec),
         folder=folder,
-        manifest=json.loads((folder / "manifest.json").read_text("utf-8")),
-        history=pd.read_csv(folder / "history.csv"),
+        manifest=manifest,
+        history=pd.read_csv(io.BytesIO(content["history.csv"])),
         index=index,
         truth=truth,
         predicted=metrics.softmax(logits),
@@ -400,15 +420,14 @@ def save(
     store : Path, optional
         The folder of runs; by default the build folder's.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as to_bytes
 
     folder = (store or build_folder() / "runs") / spec.key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{spec.key}-", dir=folder.parent))
-    replaced = temporary.with_name(temporary.name + "-replaced")
-    try:
-        more = {"test_votes": data.votes, "test_official": data.official}
-        np.savez_compressed(
+    files.sweep(folder)
+    more = {"test_votes": data.votes, "test_official": data.official}
+    with files.writing(folder) as temporary:
+        temporary.mkdir()
+        _write_npz(
             temporary / "predictions.npz",
             test_index=split.test,
             test_truth=data.truth[split.test],
@@ -419,9 +438,10 @@ def save(
             validation_labels=np.where(labels.keep[:, None], labels.rows, 0.0)[split.validation],
             **{name: rows[split.test] for name, rows in more.items() if rows is not None},
         )
-        np.savez_compressed(temporary / "features.npz", test=trained.test_features)
+        _write_npz(temporary / "features.npz", test=trained.test_features)
         pd.DataFrame(trained.history).to_csv(temporary / "history.csv", index=False)
-        save_file({name: tensor.numpy() for name, tensor in trained.state.items()}, temporary / "weights.safetensors")
+        weights = to_bytes({name: tensor.numpy() for name, tensor in trained.state.items()})
+        (temporary / "weights.safetensors").write_bytes(weights)
         write_json(temporary / "spec.json", asdict(spec))
         manifest = {
             **provenance(spec),
@@ -433,20 +453,14 @@ def save(
             "seconds": round(seconds, 1),
             "files": {name: checksum(temporary / name) for name in FILES},
         }
-        write_json(temporary / "manifest.json", manifest)
-        if folder.exists():  # stale, or made meanwhile by another process
-            folder.rename(replaced)
-        temporary.rename(folder)
-    finally:
-        for leftover in (temporary, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        write_json(temporary / "manifest.json", manifest, sealed=True)
     return load(folder)
 
 
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _write_npz(path: Path, **arrays: np.ndarray) -> None:
+    content = io.BytesIO()  # zipfile on a full disk would fail a second time when it is closed
+    np.savez_compressed(content, **arrays)
+    path.write_bytes(content.getbuffer())
 
 
 def changed_files(run: Run) -> list[str]:
@@ -463,10 +477,3 @@ def machine(device: str) -> dict[str, str]:
 
         described["gpu"] = torch.cuda.get_device_name()
     return described
-
-
-def write_json(path: Path, content) -> None:
-    """Write JSON under a temporary name in the same folder, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
-    temporary.replace(path)

@@ -4,34 +4,36 @@ A study is a profile with overrides. Its runs are all kinds of label times all s
 up in the store and trained if it is not there.
 """
 
+import contextlib
 import functools
+import io
 import itertools
 import json
 import math
 import os
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from beyond_hard_labels import InputError, embedding, real_data, runs, votes
+from beyond_hard_labels import InputError, checkpoints, embedding, files, process, real_data, runs, votes
 from beyond_hard_labels.images import LabelledImages, Split, random_split, shrink, thin
 from beyond_hard_labels.parameters import check, option, options
+from beyond_hard_labels.process import tell
 from beyond_hard_labels.runs import Run, RunSpec
-from beyond_hard_labels.training import TimeUp, train
+from beyond_hard_labels.training import Progress, TimeUp, train
 
 PROFILES = ("smoke", "quick", "paper")
 PROTOCOLS = ("as_written", "as_run")
-_OF_FILE = ("n_images", "image_size", "data_seed")  # what the file of a set decides
+OF_FILE = ("n_images", "image_size", "data_seed")  # what the file of a set decides
+CHECKPOINT_SECONDS = 20.0  # between two, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,25 +96,34 @@ def plan(profile: str = "quick", **overrides) -> Study:
     """
     check(valid_parameters(), {"profile": profile})
     changed = dict(sorted(check(valid_parameters(), overrides).items()))
-    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", real_data.SYNTHETIC))
-    values |= changed
-    if values["dataset"] != real_data.SYNTHETIC:
-        values |= _of_set(profile, values, changed)
-    elif (values["raters"], values["split_kind"]) != ("all", "random"):
-        raise InputError(
-            "the synthetic set has neither single raters nor folds: expected raters=all, split_kind=random"
-        )
+    values = values_of(profile, changed)
     own = {name: values.pop(name) for name in ("protocol", "splits", "perplexity", "tsne_iterations")}
     study = Study(profile=profile, shared=values, changed=changed, **own)
     study.spec("soft", 0)  # checks what the profile says, too
     return study
 
 
+def values_of(profile: str, changed: dict[str, Any], of_file: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the value of every parameter, from a profile, what was changed, and what a set decides.
+
+    Of a set whose file is not here, `of_file` must say what that decides.
+    """
+    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", real_data.SYNTHETIC))
+    values |= changed
+    if values["dataset"] != real_data.SYNTHETIC:
+        return values | (of_file or _of_set(profile, values, changed))
+    if (values["raters"], values["split_kind"]) != ("all", "random"):
+        raise InputError(
+            "the synthetic set has neither single raters nor folds: expected raters=all, split_kind=random"
+        )
+    return values
+
+
 def _defaults(profile: str, protocol: str, dataset: str) -> dict[str, Any]:
     """Return the values of a profile and a protocol; those of the set come before."""
-    own = _read("sets").get(dataset, {})
-    values = _read(profile) | {"protocol": protocol, "dataset": dataset} | own.get(profile, {})
-    return values | (_read("as_run") | own.get("as_run", {}) if protocol == "as_run" else {})
+    own = read_profile("sets").get(dataset, {})
+    values = read_profile(profile) | {"protocol": protocol, "dataset": dataset} | own.get(profile, {})
+    return values | (read_profile("as_run") | own.get("as_run", {}) if protocol == "as_run" else {})
 
 
 def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
@@ -120,13 +131,13 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
     dataset = values["dataset"]
     if dataset not in real_data.names():
         for spec in runs.published_specs(dataset):
-            sizes = {name: getattr(spec, name) for name in _OF_FILE}
+            sizes = {name: getattr(spec, name) for name in OF_FILE}
             wanted = values | sizes | changed
             if all(wanted.get(name, value) == value for name, value in asdict(spec).items()):
                 return sizes
     data = real_data.read(dataset)
     n, size = len(data.ids), data.images.shape[-1]
-    own = _read("sets").get(dataset, {}).get(profile, {})
+    own = read_profile("sets").get(dataset, {}).get(profile, {})
     asked = {"n_images": min(n, own.get("n_images", n)), "image_size": min(size, own.get("image_size", size))}
     asked |= {"data_seed": 0} | changed
     faults = []
@@ -147,7 +158,7 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
         faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
     if faults:
         raise InputError("; ".join(faults))
-    return {name: asked[name] for name in _OF_FILE}
+    return {name: asked[name] for name in OF_FILE}
 
 
 def published(dataset: str) -> Study | None:
@@ -162,7 +173,7 @@ def published(dataset: str) -> Study | None:
     if not any(whole.values()):
         return None
     best = max(whole, key=lambda spec: (whole[spec], spec.n_images, spec.image_size, spec.key))
-    made = {name: value for name, value in asdict(best).items() if name not in (*_OF_FILE, "labels", "split")}
+    made = {name: value for name, value in asdict(best).items() if name not in (*OF_FILE, "labels", "split")}
     named = []
     for profile, protocol in itertools.product(reversed(PROFILES), PROTOCOLS):
         values = _defaults(profile, protocol, dataset) | {"protocol": "as_written"}
@@ -178,8 +189,10 @@ def _whole_splits(found: set[tuple[str, int]]) -> int:
     return next(n for n in itertools.count() if any((labels, n) not in found for labels in votes.LABEL_KINDS))
 
 
-def _read(profile: str) -> dict[str, Any]:
-    text = resources.files("beyond_hard_labels").joinpath(f"profiles/{profile}.yml").read_text("utf-8")
+@functools.cache
+def read_profile(name: str) -> dict[str, Any]:
+    """Return what a file of the package's folder ``profiles`` says; not to be changed."""
+    text = resources.files("beyond_hard_labels").joinpath(f"profiles/{name}.yml").read_text("utf-8")
     return yaml.safe_load(text)
 
 
@@ -257,36 +270,86 @@ def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
 
 
 def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None) -> Run:
-    """Train one run and store it, by default in the build folder; raises `training.TimeUp` at the deadline."""
-    started = time.perf_counter()
+    """Train one run and store it, by default in the build folder.
+
+    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller
+    holds the run's lock. A checkpoint is made at the end of an epoch, after CHECKPOINT_SECONDS of
+    training, and whenever it must stop.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    deadline : float
+        ``time.time()`` after which no step starts.
+    store : Path, optional
+        A folder of runs in place of the build folder's; then checkpoints are neither read nor written.
+
+    Raises
+    ------
+    TimeUp, Terminated
+        If the deadline passed, or the process was told to stop; a checkpoint is left.
+    Unwritten
+        If the disk does not take what must be written.
+    """
     data = images_of(spec)
     split = split_of(spec, data)
     labels = labels_of(spec, data)
-    progress = _progress_file(spec)
-    progress.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        trained = train(
-            data,
-            votes.smooth(labels, spec.label_smoothing),
-            split,
-            spec,
-            seed=spec.split,
-            deadline=deadline,
-            on_epoch=lambda epoch: progress.write_text(str(epoch)),
-        )
-    finally:
-        progress.unlink(missing_ok=True)
-    return runs.save(spec, trained, split, data, labels, time.perf_counter() - started, store)
+    start, before = None, 0.0
+    if store is None:
+        runs.set_aside_damaged(spec)
+        start, before = checkpoints.latest(spec)
+    if start:
+        tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
+    started = saved = time.perf_counter()
+
+    def keep(progress: Callable[[], Progress], stopping: bool) -> None:
+        nonlocal saved
+        now = time.perf_counter()
+        if store is None and (stopping or now - saved >= CHECKPOINT_SECONDS):
+            checkpoints.save(spec, progress(), before + now - started)
+            saved = time.perf_counter()
+
+    with process.patient():
+        _show_progress(spec, start.epoch if start else 0)
+        try:
+            trained = train(
+                data,
+                votes.smooth(labels, spec.label_smoothing),
+                split,
+                spec,
+                seed=spec.split,
+                deadline=deadline,
+                start=start,
+                on_step=process.check,
+                on_epoch=functools.partial(_show_progress, spec),
+                on_checkpoint=keep,
+            )
+        finally:
+            _progress_file(spec).unlink(missing_ok=True)
+        run = runs.save(spec, trained, split, data, labels, before + time.perf_counter() - started, store)
+        if store is None:
+            checkpoints.remove(spec)
+    process.check()
+    return run
 
 
-def _progress_file(spec: RunSpec):
+def _progress_file(spec: RunSpec) -> Path:
     return runs.build_folder() / "progress" / spec.key
 
 
-def find_or_train(spec: RunSpec) -> tuple[Run, bool]:
-    """Return a run and whether it had to be trained, in this process."""
-    found = find(spec)
-    return found or execute(spec), found is None
+def _show_progress(spec: RunSpec, epoch: int) -> None:
+    with contextlib.suppress(OSError):  # it only moves the bar
+        _progress_file(spec).parent.mkdir(parents=True, exist_ok=True)
+        _progress_file(spec).write_text(str(epoch))
+
+
+def find_or_train(spec: RunSpec, deadline: float = math.inf) -> tuple[Run, bool]:
+    """Return a run and whether it had to be trained, in this process; of several processes, one trains."""
+    if found := find(spec):
+        return found, False
+    with files.lock(runs.build_folder() / "locks" / spec.key, f"trains {spec.key}", deadline):
+        found = find(spec)  # it may have been trained meanwhile
+        return found or execute(spec, deadline), found is None
 
 
 def find(spec: RunSpec) -> Run | None:
@@ -316,14 +379,14 @@ def ensure(
         Processes; by default as many as the cores hold at the study's threads a run, one for cuda. No
         result depends on it.
     deadline : float
-        ``time.time()`` after which no epoch starts.
+        ``time.time()`` after which no step starts.
     executor : concurrent.futures.Executor, optional
         Runs the trainings in place of a process pool; it must see the same build folder.
 
     Raises
     ------
     TimeUp
-        If runs are missing at the deadline; finished ones are kept, so another call goes on.
+        If runs are missing at the deadline; what was done is kept, so another call goes on.
     """
     return ensure_specs(study.specs(), workers=workers, deadline=deadline, executor=executor)
 
@@ -341,12 +404,9 @@ def ensure_specs(
     if missing:
         if workers is None:
             workers = 1 if missing[0].device == "cuda" else max(1, len(os.sched_getaffinity(0)) // missing[0].threads)
-        pool = executor or ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn"))
-        try:
+        used = contextlib.nullcontext(executor) if executor else process.pool(min(workers, len(missing)))
+        with used as pool:
             _train_all(missing, pool, deadline)
-        finally:
-            if executor is None:
-                pool.shutdown(cancel_futures=True)
     return [find(spec) for spec in specs]
 
 
@@ -370,13 +430,13 @@ def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
 
 
 def _execute(spec: RunSpec, deadline: float) -> None:
-    execute(spec, deadline)  # the run stays in the store, nothing of it travels between the processes
+    find_or_train(spec, deadline)  # the run stays in the store, nothing of it travels between the processes
 
 
 def _epochs_done(spec: RunSpec) -> int:
     try:
         return int(_progress_file(spec).read_text() or 0)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # between two epochs of another process
         return 0
 
 
@@ -389,36 +449,32 @@ def map_of(study: Study, run: Run) -> np.ndarray:
     settings = f"{run.spec.key}-{study.perplexity:g}-{study.tsne_iterations}"
     path = runs.build_folder() / "maps" / f"{settings}.npz"
     here = map_inputs(run.manifest)
-    if path.is_file():
-        remove_damaged_map(path)
+    set_aside_damaged_map(path)
     if path.is_file():
         plane, made_of = read_map(path)
         if not runs.changes(made_of, here):
             return plane
-    path.parent.mkdir(parents=True, exist_ok=True)
     plane = embedding.tsne(run.features, perplexity=study.perplexity, iterations=study.tsne_iterations)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(temporary, plane=plane, made_of=json.dumps(here))
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.savez(content, plane=plane, made_of=json.dumps(here))
+    files.write_sealed(path, content.getvalue())
     return plane
 
 
 def read_map(path: Path) -> tuple[np.ndarray, dict]:
-    """Return a stored map and what it was made of; raise `InputError` if it is damaged."""
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return file["plane"], json.loads(file["made_of"].item())
-    except Exception as error:  # numpy and zipfile raise many kinds
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    """Return a stored map and what it was made of; raise `Damaged` if it is not as it was written."""
+    with np.load(io.BytesIO(files.read_sealed(path)), allow_pickle=False) as file:
+        return file["plane"], json.loads(file["made_of"].item())
 
 
-def remove_damaged_map(path: Path) -> None:
-    """Remove a map that cannot be read, and say so; it is made again when it is asked for."""
+def set_aside_damaged_map(path: Path) -> None:
+    """Move a map out of the way, with a word, if it is damaged; it is made again when it is asked for."""
     try:
-        read_map(path)
-    except InputError as error:
-        print(f"bhl: {error}; it is made again", file=sys.stderr, flush=True)
-        path.unlink()
+        if path.is_file():
+            read_map(path)
+    except files.Damaged as error:
+        aside = files.set_aside(path, runs.build_folder() / "damaged")
+        tell(f"{error}; it is set aside as {aside} and made again")
 
 
 def map_inputs(manifest: dict) -> dict[str, dict]:
@@ -432,10 +488,11 @@ def map_inputs(manifest: dict) -> dict[str, dict]:
 
 def _bar(total: int):
     """Return a progress bar of epochs; in a notebook it is plain text that vanishes at the end."""
+    import sys
+
     from tqdm import tqdm
 
-    ipython = sys.modules.get("IPython")
-    in_notebook = hasattr(ipython and ipython.get_ipython(), "kernel")
+    in_notebook = process.in_notebook()
     file = sys.stdout if in_notebook else sys.stderr
     seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
     bar = tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds)

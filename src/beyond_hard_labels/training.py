@@ -5,7 +5,10 @@ weights, augmentation) comes from the authors' benchmark code, DCIC. Measured sp
 stand in each run's environment file.
 """
 
+import functools
+import itertools
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +19,7 @@ import numpy as np
 from beyond_hard_labels import InputError, metrics
 from beyond_hard_labels.images import LabelledImages, Split
 from beyond_hard_labels.parameters import check, option, options
+from beyond_hard_labels.process import TimeUp
 from beyond_hard_labels.randomness import stream, torch_seed
 from beyond_hard_labels.votes import Targets
 
@@ -101,8 +105,26 @@ def sample_weights(targets: np.ndarray) -> np.ndarray:
     return len(targets) / (targets.shape[1] * size[leading])
 
 
-class TimeUp(Exception):
-    """The deadline passed between two epochs."""
+class Progress(NamedTuple):
+    """Where a training is; `train` goes on from it to the same last bit.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that goes on, from 0.
+    step : int
+        Its steps that are done.
+    history : dict of str to list
+        Of the epochs before.
+    tensors : dict of str to torch.Tensor
+        On the CPU: weights (``model.*``) and momentum (``momentum.*``); within an epoch also the sum of
+        its losses (``loss``) and the state of the generator of dropout (``generator``).
+    """
+
+    epoch: int
+    step: int
+    history: dict[str, list]
+    tensors: dict
 
 
 def train(
@@ -113,7 +135,10 @@ def train(
     *,
     seed: int,
     deadline: float = math.inf,
+    start: Progress | None = None,
+    on_step: Callable[[], None] = lambda: None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
+    on_checkpoint: Callable[[Callable[[], Progress], bool], None] = lambda progress, stopping: None,
 ) -> Trained:
     """Train on the split's training images and predict its validation and test images.
 
@@ -135,9 +160,16 @@ def train(
     seed : int
         Seeds initialisation, order, augmentation and dropout, each by a stream of its own.
     deadline : float
-        ``time.time()`` after which no further epoch starts.
+        ``time.time()`` after which no further step starts.
+    start : Progress, optional
+        Where to go on; the other arguments must be those that it was made with.
+    on_step : callable
+        Called before each step; what it raises ends the training.
     on_epoch : callable
         Called with the number of each finished epoch, from 1.
+    on_checkpoint : callable
+        Called after each epoch but the last, and before this function ends early, with a function that
+        returns the `Progress` and with whether it ends.
 
     Raises
     ------
@@ -157,6 +189,8 @@ def train(
     rows = split.train[targets.keep[split.train]]
     if len(rows) < 2:
         raise InputError(f"{len(rows)} training images are left, expected at least 2")
+    if config.device == "cuda":  # cuBLAS is deterministic only so, and reads it at its first call
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any; a tenth of the time
@@ -172,45 +206,72 @@ def train(
     model = models.build(config, y.shape[1], images.shape[1], seed)
     model = model.to(device, memory_format=torch.channels_last)
     coupled = config.weight_decay if config.decay == "coupled" else 0.0
-    optimiser = torch.optim.SGD(
-        model.parameters(), config.learning_rate, config.momentum, weight_decay=coupled, fused=True
-    )
+    parameters = list(model.parameters())
+    optimiser = torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=coupled, fused=True)
 
     def predict(part: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float32 logits and features of the images in `part`, in that order, on the CPU."""
         model.eval()
         with torch.inference_mode(), _autocast(config):
-            out = [model(augmentation.scale(images[torch.from_numpy(p)])) for p in _batches(part, 500)]
+            batches = _batches(torch.from_numpy(part).to(device), 500)
+            out = [model(augmentation.scale(images[here])) for here in batches]
         return tuple(torch.cat(x).float().cpu() for x in zip(*out, strict=True))
+
+    def progress(epoch: int, step: int, loss: torch.Tensor) -> Progress:
+        """Return copies of all that later steps depend on, on the CPU."""
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        for i, parameter in enumerate(parameters):
+            if (momentum := optimiser.state[parameter].get("momentum_buffer")) is not None:
+                tensors[f"momentum.{i}"] = momentum
+        if step:
+            tensors |= {"loss": loss, "generator": _generator(device).get_state()}
+        copies = {n: t.detach().clone(memory_format=torch.contiguous_format).cpu() for n, t in tensors.items()}
+        return Progress(epoch, step, {name: list(column) for name, column in history.items()}, copies)
 
     batches_per_epoch = math.ceil(len(rows) / config.batch_size)
     history = {name: [] for name in ("epoch", "train_loss", "loss", "macro_accuracy", "kl")}
-    for epoch in range(config.epochs):
-        if time.time() > deadline:
-            raise TimeUp(f"stopped after {epoch} of {config.epochs} epochs")
-        order = rows[stream("order", seed, epoch).permutation(len(rows))]
-        u = augmentation.draw(len(images), seed, epoch)  # (N, 11), on the CPU
+    first_epoch = first_step = 0
+    if start:
+        first_epoch, first_step = start.epoch, start.step
+        history = {name: list(start.history[name]) for name in history}
+        model.load_state_dict({n.removeprefix("model."): t for n, t in start.tensors.items() if n.startswith("model.")})
+        for i, parameter in enumerate(parameters):
+            if f"momentum.{i}" in start.tensors:
+                momentum = torch.empty_like(parameter).copy_(start.tensors[f"momentum.{i}"])
+                optimiser.state[parameter]["momentum_buffer"] = momentum
+    for epoch in range(first_epoch, config.epochs):
+        # All that the steps need goes to the device once an epoch: no step copies to it, or waits for it.
+        order = torch.from_numpy(rows[stream("order", seed, epoch).permutation(len(rows))]).to(device)
+        u = augmentation.draw(len(images), seed, epoch).to(device)  # (N, 11)
         total = torch.zeros((), device=device)
         model.train()
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(torch_seed("dropout", seed, epoch))
-            for i, batch in enumerate(_batches(order, config.batch_size)):
+            if first_step:
+                total.copy_(start.tensors["loss"])
+                _generator(device).set_state(start.tensors["generator"])
+            for i, here in itertools.islice(enumerate(_batches(order, config.batch_size)), first_step, None):
+                try:
+                    on_step()
+                    if time.time() > deadline:
+                        raise TimeUp(f"stopped after {epoch} of {config.epochs} epochs")
+                except BaseException:
+                    on_checkpoint(functools.partial(progress, epoch, i, total), True)
+                    raise
                 factor = schedule(config, (epoch + i / batches_per_epoch) / config.epochs)
                 optimiser.param_groups[0]["lr"] = config.learning_rate * factor
-                index = torch.from_numpy(batch)
-                here = index.to(device)
-                x = augmentation.augment(images[here], u[index], config)
+                x = augmentation.augment(images[here], u[here], config)
                 with _autocast(config):
                     logits, _ = model(x)
                 per_image = -(y[here] * logits.float().log_softmax(1)).sum(1)
-                loss = (weight[here] * per_image).sum() / len(batch)
+                loss = (weight[here] * per_image).sum() / len(here)
                 optimiser.zero_grad()
                 loss.backward()
                 if config.decay == "decoupled":  # Loshchilov and Hutter's SGDW: decay follows the schedule only
                     with torch.no_grad():
-                        torch._foreach_mul_(list(model.parameters()), 1 - config.weight_decay * factor)
+                        torch._foreach_mul_(parameters, 1 - config.weight_decay * factor)
                 optimiser.step()
-                total += loss.detach() * len(batch)
+                total += loss.detach() * len(here)
         logits, _ = predict(split.validation)
         predicted = metrics.softmax(logits.numpy())
         truth = data.truth[split.validation]
@@ -220,7 +281,10 @@ def train(
         history["loss"].append(float(loss))
         history["macro_accuracy"].append(metrics.macro_accuracy(truth, predicted))
         history["kl"].append(metrics.kl(truth, predicted))
+        first_step = 0
         on_epoch(epoch + 1)
+        if epoch + 1 < config.epochs:
+            on_checkpoint(functools.partial(progress, epoch + 1, 0, total), False)
 
     validation_logits, _ = predict(split.validation)
     test_logits, test_features = predict(split.test)
@@ -228,9 +292,18 @@ def train(
     return Trained(validation_logits.numpy(), test_logits.numpy(), test_features.numpy(), history, state)
 
 
-def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut rows into batches of at most `size` that differ by one row at most: none is left with one."""
-    return np.array_split(rows, math.ceil(len(rows) / size))
+def _batches(rows, size: int) -> tuple:
+    """Cut a tensor of rows into batches of at most `size` that differ by one row at most: none is left with one."""
+    return rows.tensor_split(math.ceil(len(rows) / size))
+
+
+def _generator(device):
+    """Return torch's generator of a device, which dropout takes its numbers from."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
 
 
 def _autocast(config: TrainConfig):
