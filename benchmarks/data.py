@@ -9,10 +9,12 @@ import zipfile
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
 from benchmarks.harness import Line, Result, in_turn, require
 from beyond_hard_labels import fetch, shapes
+from beyond_hard_labels import votes as package
 from beyond_hard_labels.randomness import stream
 
 CHUNK = 1000  # images in memory at a time
@@ -138,3 +140,59 @@ def _plain_loop(path, target):
                     name = vote["image_path"].rsplit("/", 1)[1].removesuffix(".png").split("-[")[0]
                     counts[rows[name], CLASSES.index(vote["class_label"])] += 1
     np.savez(target, images=images, counts=counts, ids=np.array(ids), class_names=np.array(CLASSES))
+
+
+def votes(small, folder):
+    """Make labels of a long table of votes with the package, pandas and crowd-kit."""
+    from crowdkit.aggregation import MajorityVote
+
+    n, each = (40, 7) if small else (200_000, 50)
+    table = _vote_table(n, each)
+    makers = {
+        "ours": _labels_of,
+        "pandas": lambda votes: votes.groupby(["task", "label"]).size().unstack(fill_value=0).idxmax(axis=1),
+        "crowd-kit": lambda votes: MajorityVote().fit_predict(votes),
+    }
+    for make in makers.values():
+        make(table[: 20 * each])  # what is made ready once
+    sides = {name: lambda make=make: make(table) for name, make in makers.items() if name != "crowd-kit"}
+    seconds, labels = in_turn(sides, 1 if small else 3)
+    alone, slow = in_turn({"crowd-kit": lambda: makers["crowd-kit"](table)}, 1, warm_up=False)
+    seconds, labels = seconds | alone, labels | slow
+    (names, found, tied), by_pandas = labels["ours"], labels["pandas"]
+    require(by_pandas.loc[names].tolist() == found.tolist(), "labels of pandas")
+    theirs = labels["crowd-kit"].loc[names].to_numpy()
+    require((theirs == found)[~tied].all(), "labels of crowd-kit that are not tied")
+    what = f"{len(table):,} votes on {n:,} images to labels"
+    lines = [
+        Line(what, "crowd-kit, MajorityVote", seconds["ours"], seconds["crowd-kit"], 10),
+        Line(what, "pandas, groupby", seconds["ours"], seconds["pandas"]),
+    ]
+    note = f"Ties, {tied.sum():,} of {n:,} images, go to the first class with us and with pandas."
+    return Result(lines, "all labels of pandas, those of crowd-kit that are not tied", note)
+
+
+def _vote_table(n, each):
+    """Return one row a vote in random order, as crowd-kit wants it: task, worker, label, all of them text."""
+    random = stream("benchmark votes", 0)
+    table = shapes.draw_parameters(n, 0)
+    labels = package.simulate(shapes.label_distribution(table), each, 0)  # (n, each)
+    order = random.permutation(n * each)
+    names = np.array([f"image-{i:06d}" for i in range(n)])
+    workers = np.array([f"rater-{i:02d}" for i in range(each)])
+    return pd.DataFrame(
+        {
+            "task": np.repeat(names, each)[order],
+            "worker": np.tile(workers, n)[order],
+            "label": np.array(shapes.CLASS_NAMES)[labels.ravel()][order],
+        }
+    )
+
+
+def _labels_of(table):
+    """Return the images' names, their hard labels and which are tied."""
+    rows, names = pd.factorize(table["task"])
+    columns, classes = pd.factorize(table["label"], sort=True)
+    counts = np.bincount(rows * len(classes) + columns, minlength=len(names) * len(classes))
+    made = package.targets(counts.reshape(len(names), len(classes)), "hard")
+    return names, np.asarray(classes)[made.rows.argmax(axis=1)], made.tied

@@ -85,6 +85,20 @@ def test_an_archive_gives_the_same_images_and_votes_either_way():
     take("archive")
 
 
+@pytest.mark.filterwarnings("default::DeprecationWarning", "default::pandas.errors.Pandas4Warning")  # crowd-kit's
+def test_votes_make_the_same_labels_on_all_sides():
+    assert [line["at_least"] for line in take("votes", ["crowdkit"])["lines"]] == [10, None]
+
+
+@pytest.mark.slow
+def test_the_book_is_made_again_without_executing_a_notebook():
+    assert set(take("book")["profile"]) == {"look-up, staging and verification", "pages by Sphinx"}
+
+
+def test_without_a_book_its_row_is_open():
+    assert "make clean book" in harness.take("book")["open"]
+
+
 def test_drawing_is_the_same_shape_on_all_sides():
     take("drawing", ["cv2"])
 

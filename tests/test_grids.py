@@ -3,11 +3,12 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, files, grids, metrics, real_data, runs, study, votes
+from beyond_hard_labels import InputError, book, files, grids, metrics, real_data, runs, study, votes
 from conftest import TINY
 
 SMALL = TINY | {"n_images": 60}
@@ -148,6 +149,19 @@ def test_results_are_the_slice_that_is_trained_where_missing_and_found_again(mon
     assert first.source == "`synthetic`, `budget`: the slice of the grid, trained on this machine."
     assert set(first.curves["key"]) == set(first.rows["key"])
     pd.testing.assert_frame_equal(grids.results("votes", study.plan("smoke", **SMALL)).rows, first.rows)
+
+
+def test_a_book_trains_its_study_and_the_grids_that_its_notebooks_ask_for_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "ensure_specs", lambda specs, workers: train(specs))
+    made = study.plan("smoke", **(SMALL | {"splits": 1}))
+    cell = nbformat.v4.new_code_cell('found = grids.results("votes", study)')
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "08.ipynb")
+    found = book._train(made, [tmp_path / "08.ipynb"], None)
+    assert [run.spec for run in found] == made.specs()
+    wanted = {spec for part in grids.parts("votes", made).values() for spec in part}
+    assert {path.name for path in (runs.build_folder() / "runs").iterdir()} == {
+        spec.key for spec in wanted | set(made.specs())
+    }
 
 
 # A published grid is made of the smoke profile's slice here, since the full one takes hours.

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from beyond_hard_labels import InputError, __version__
@@ -114,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--publish", action="store_true", help="write its finished parts to results, for the book")
     study.add_argument("--dry-run", action="store_true", help="say what the grid would take, and train nothing")
     _add_time_limit(study)
+    study.add_argument(
+        "--pack", metavar="FILE", help="at the end, or at the time limit, pack its runs as FILE.0.zip, FILE.1.zip, ..."
+    )
+
+    unpack = _add(commands, "unpack", _unpack, "put the runs of a pack into the store, after every checksum")
+    unpack.add_argument("parts", nargs="+", metavar="FILE", help="all parts of the pack: FILE.0.zip FILE.1.zip ...")
 
     status = _add(commands, "status", _status, "say of every run, map and notebook whether it is fresh, or why not")
     status.add_argument("--json", action="store_true", help="print as JSON")
@@ -291,7 +298,9 @@ def _study(arguments) -> int:
     for option in ("full", "publish", "dry_run"):
         if getattr(arguments, option):
             raise InputError(f"--{option.replace('_', '-')} is of a grid; expected --grid NAME with it")
-    found = _ensured(arguments, _plan(arguments).specs())
+    study = _plan(arguments)
+    with _packing(study.specs(), arguments.pack):
+        found = _ensured(arguments, study.specs())
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
     return 0
 
@@ -309,6 +318,40 @@ def _ensured(arguments, specs: list) -> list:
 
     with workers_of(arguments.scheduler, specs) as executor:
         return ensure_specs(specs, deadline=deadline, executor=executor)
+
+
+@contextmanager
+def _packing(specs: list, path: str | None):
+    """Pack the runs of a study or a grid when it ends, or stops at its time limit; without a path do nothing."""
+    if path is None:
+        yield
+        return
+    from beyond_hard_labels import packing
+    from beyond_hard_labels.process import TimeUp
+
+    packing.check(path)  # before hours of training
+    stopped = None
+    try:
+        yield
+    except TimeUp as error:
+        stopped = error
+    packed = packing.pack(specs, path)
+    counts = [len({name.split("/")[1] for name in packed.names if name.startswith(k)}) for k in ("runs", "check")]
+    size = sum(part.stat().st_size for part in packed.parts) / 2**20
+    what = f"{counts[0]} run(s) and {counts[1]} checkpoint(s), {size:.1f} MiB, as"
+    print(*(["packed", what, *packed.parts] if packed.parts else ["nothing to pack: no run is finished or begun"]))
+    if packed.left_out:
+        print("left out for want of room:", ", ".join(packed.left_out))
+    if stopped:
+        raise stopped
+
+
+def _unpack(arguments) -> int:
+    from beyond_hard_labels import packing
+
+    for name, what in packing.unpack(arguments.parts).items():
+        print(f"{name}: {what}")
+    return 0
 
 
 def _grid(arguments) -> int:
@@ -331,7 +374,8 @@ def _grid(arguments) -> int:
         return 0
     try:
         specs = [spec for part in parts.values() for spec in part]
-        _ensured(arguments, specs)
+        with _packing(specs, arguments.pack):
+            _ensured(arguments, specs)
     finally:
         if arguments.publish:
             done = grids.publish(arguments.grid, study)

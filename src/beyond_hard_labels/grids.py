@@ -121,6 +121,11 @@ def _specs(part: dict, study: Study, which: str, of_file: dict[str, Any] | None 
     return found
 
 
+def images_seen(spec: RunSpec) -> int:
+    """Return the training images that a run sees, times its epochs, for splits of 60/20/20."""
+    return round(spec.epochs * 0.6 * spec.n_images * spec.train_share)
+
+
 def cost(specs: Iterable[RunSpec]) -> pd.DataFrame:
     """Return what runs take, one row a run: ``key``, ``images`` (trained on, times epochs), ``seconds`` of a core.
 
@@ -130,10 +135,10 @@ def cost(specs: Iterable[RunSpec]) -> pd.DataFrame:
     """
     rows = []
     for spec in specs:
-        train, validation = 0.6 * spec.n_images * spec.train_share, 0.2 * spec.n_images
+        predicted = spec.epochs * 0.2 * spec.n_images
         rate = RATES.get(spec.backbone, np.nan) if spec.device == "cpu" else np.nan
-        seconds = spec.epochs * (train + validation / 3) * (spec.image_size / 32) ** 2 / rate
-        rows.append({"key": spec.key, "images": round(spec.epochs * train), "seconds": seconds})
+        seconds = (images_seen(spec) + predicted / 3) * (spec.image_size / 32) ** 2 / rate
+        rows.append({"key": spec.key, "images": images_seen(spec), "seconds": seconds})
     return pd.DataFrame(rows)
 
 
@@ -239,7 +244,7 @@ def results(grid: str, study: Study) -> Results:
         changed[name] = part.changes
         tables.append((part.rows, part.curves))
         said.append(f"`{name}` is published, {part.made}{_since(part.changes)}.")
-    own = {name: specs for name, specs in parts(grid, study).items() if name not in changed}
+    own = to_train(grid, study)
     by_key = {run.spec.key: run for run in ensure_specs([spec for specs in own.values() for spec in specs])}
     for name, specs in own.items():
         found = [by_key[spec.key] for spec in specs]
@@ -249,6 +254,12 @@ def results(grid: str, study: Study) -> Results:
     absent = {name: dataset for name, dataset in left_out(grid).items() if name not in changed}
     frames = (pd.concat(column, ignore_index=True) for column in zip(*tables, strict=True))
     return Results(*frames, " ".join(said), changed, absent)
+
+
+def to_train(grid: str, study: Study) -> dict[str, list[RunSpec]]:
+    """Return the specs of each part of the slice that `results` shows for want of a published one."""
+    of_project = _matching(grid, study, published(grid))
+    return {name: specs for name, specs in parts(grid, study).items() if name not in of_project}
 
 
 def _of_part(name: str, table: pd.DataFrame) -> pd.DataFrame:

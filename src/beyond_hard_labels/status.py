@@ -97,14 +97,16 @@ def _run(kind: str, folder: Path) -> Item:
         if kind == "checkpoint":
             newest = max(folder.glob("*.json"), default=folder / "checkpoint.json")
             about = files.read_sealed_json(newest)
-            spec, made = about["spec"], about["made_of"]
+            spec = about["spec"]
         else:
             spec = json.loads((folder / "spec.json").read_text("utf-8"))
         if other := _other_fields(spec):
             return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
         spec = RunSpec(**spec)
         what = _words(spec)
-        why = runs.changes(made, runs.provenance(spec)) if kind == "checkpoint" else runs.differences(runs.load(folder))
+        why = (
+            runs.changes(about, runs.provenance(spec)) if kind == "checkpoint" else runs.differences(runs.load(folder))
+        )
         why += [f"its spec is that of {spec.key}"] if spec.key != folder.name else []
     except InputError as error:  # damaged
         why = [str(error).replace(f"the run in {folder.resolve()}", "it").replace(f"{folder.resolve()}/", "")]
