@@ -291,6 +291,7 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
     Unwritten
         If the disk does not take what must be written.
     """
+    _require_safetensors()
     data = images_of(spec)
     split = split_of(spec, data)
     labels = labels_of(spec, data)
@@ -331,6 +332,16 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
             checkpoints.remove(spec)
     process.check()
     return run
+
+
+def _require_safetensors() -> None:
+    """Raise before a training, not after it, where its weights could not be stored."""
+    try:
+        import safetensors  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "the package safetensors is not installed, expected for weights and checkpoints: pip install safetensors"
+        ) from error
 
 
 def _progress_file(spec: RunSpec) -> Path:
