@@ -32,11 +32,15 @@ PACKAGES = (
 ROWS = {  # name -> module with the function of that name
     "start": "benchmarks.whole",
     "drawing": "benchmarks.data",
+    "archive": "benchmarks.data",
+    "votes": "benchmarks.data",
     "epoch": "benchmarks.training",
     "densenet": "benchmarks.training",
     "study": "benchmarks.training",
     "memory": "benchmarks.training",
     "gpu": "benchmarks.training",
+    "tsne": "benchmarks.maps",
+    "book": "benchmarks.whole",
 }
 
 

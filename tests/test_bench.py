@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import harness
@@ -80,6 +81,24 @@ def test_a_row_that_takes_too_long_is_cut_and_leaves_nothing(tmp_path, monkeypat
     assert not list((tmp_path / "build").rglob("*"))
 
 
+def test_an_archive_gives_the_same_images_and_votes_either_way():
+    take("archive")
+
+
+@pytest.mark.filterwarnings("default::DeprecationWarning", "default::pandas.errors.Pandas4Warning")  # crowd-kit's
+def test_votes_make_the_same_labels_on_all_sides():
+    assert [line["at_least"] for line in take("votes", ["crowdkit"])["lines"]] == [10, None]
+
+
+@pytest.mark.slow
+def test_the_book_is_made_again_without_executing_a_notebook():
+    assert set(take("book")["profile"]) == {"look-up, staging and verification", "pages by Sphinx"}
+
+
+def test_without_a_book_its_row_is_open():
+    assert "make clean book" in harness.take("book")["open"]
+
+
 def test_drawing_is_the_same_shape_on_all_sides():
     take("drawing", ["cv2"])
 
@@ -89,6 +108,23 @@ def test_bare_steps_and_the_loader_see_what_the_training_sees():
     taken = take("epoch")
     assert [line["at_least"] for line in taken["lines"]] == [2.5, 0.93, 0.93]
     assert set(taken["profile"]) >= {"augmentation", "forward", "backward", "optimiser"}
+
+
+@pytest.mark.slow
+def test_the_map_is_compared_by_one_divergence_for_all():
+    assert len(take("tsne", ["torchdr"])["lines"]) == 4
+
+
+def test_the_divergence_of_a_map_is_that_of_all_pairs():
+    """Against a slow loop over pairs."""
+    from benchmarks.maps import _attraction, _features, divergence
+
+    features = _features(40, 5)
+    attraction, plane = _attraction(features, 5.0), features[:, :2].astype(float)
+    near = {(i, j): 1 / (1 + ((plane[i] - plane[j]) ** 2).sum()) for i in range(40) for j in range(40) if i != j}
+    whole, dense = sum(near.values()), attraction.toarray()
+    slow = sum(dense[pair] * np.log(dense[pair] / (q / whole)) for pair, q in near.items() if dense[pair])
+    assert divergence(attraction, plane) == pytest.approx(slow, rel=1e-9)
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 
@@ -180,11 +181,13 @@ def test_a_stripped_copy_is_not_published(project, small):
 
 
 @pytest.mark.usefixtures("without_pages")
-def test_a_missing_file_of_a_run_stops_the_build_and_is_named(project, small):
+def test_a_run_that_lacks_a_file_is_named_and_made_again(project, small, capfd):
     built(project, small)
-    (runs.build_folder() / "runs" / small.spec("hard", 0).key / "features.npz").unlink()
-    with pytest.raises(InputError, match=r"is not whole, features\.npz not found"):
-        built(project, small)
+    features = runs.build_folder() / "runs" / small.spec("hard", 0).key / "features.npz"
+    features.unlink()
+    built(project, small)
+    assert "is not whole, features.npz not found; it is set aside as " in capfd.readouterr().err
+    assert features.is_file()
 
 
 def test_a_cell_that_writes_to_stderr_stops_the_build(project, small):
@@ -332,3 +335,31 @@ def test_repository_buttons_need_an_address(tmp_path, monkeypatch):
         assert config["html"]["use_repository_button"] is bool(url)
         assert config.get("repository", {}).get("url") == url
         assert ("launch_buttons" in config) is bool(url)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [[], ["epoch", "gpu"]])
+def test_the_page_on_speed_is_built_with_and_without_measurements(project, small, rows):
+    from test_speed import row
+
+    shutil.copy(ROOT / "book" / "speed.md", project / "book")
+    contents = (project / "_toc.yml").read_text()
+    (project / "_toc.yml").write_text(f"{contents}  - file: book/speed\n")
+    (project / "results" / "bench").mkdir(parents=True)
+    for name in rows:
+        runs.write_json(project / "results" / "bench" / f"{name}.json", row(name, ratio=1.0))
+    page = built(project, small).parent / "book" / "speed.html"
+    assert ("ROWS=gpu" in page.read_text()) == (not rows)
+
+
+def test_only_a_book_made_from_nothing_leaves_its_wall_time(project, small, without_pages):
+    shutil.rmtree(runs.build_folder() / "runs")
+    page = built(project, small)
+    kept = runs.build_folder() / "full_book.json"
+    made = json.loads(kept.read_text())
+    assert (made["command"], made["trained"]) == (small.command, 2)
+    kept.unlink()
+    assert built(project, small) == page
+    shutil.rmtree(runs.build_folder() / "executed")
+    built(project, small)
+    assert not kept.exists()

@@ -124,17 +124,6 @@ def test_importing_the_package_and_asking_for_help_imports_no_torch(bhl):
 
 
 @pytest.mark.slow
-def test_a_machine_without_notebooks_books_and_plots_can_train(bhl):
-    absent = ("papermill", "nbformat", "jupyter_book", "IPython", "matplotlib", "seaborn", "openTSNE")
-    program = (
-        f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
-        f"from beyond_hard_labels.cli import main\nsys.exit(main({['study', '--workers', '1', *SMALL]!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
 def test_finished_runs_are_shown_without_torch(bhl):
     bhl("study", *SMALL)
     program = (

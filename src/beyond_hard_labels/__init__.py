@@ -6,7 +6,7 @@ format, `fetch` gets published ones, `votes` turns votes into targets, `augmenta
 `training` make a run, `metrics` and `embedding` read it, `runs` stores it, `study` plans a grid of
 runs, `sections` says what there is of the real sets, `report`, `plots` and `real_votes` show them,
 `interactive` lets readers explore them, `run_pages` says where numbers come from, `verify` proves it,
-`book` stages and builds the pages, `cli` is the command.
+`speed` shows the published measurements, `book` stages and builds the pages, `cli` is the command.
 
 Importing the package is instant: each module imports what it needs.
 """

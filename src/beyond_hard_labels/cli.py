@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from beyond_hard_labels import InputError, __version__
@@ -106,7 +107,17 @@ def _parser() -> argparse.ArgumentParser:
     study = _add(commands, "study", _study, "train what is missing of all runs: both kinds of label, all splits")
     _add_study_options(study)
     _add_workers(study)
+    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead: when or votes")
+    study.add_argument("--full", action="store_true", help="the whole of that grid, not the slice that the book trains")
+    study.add_argument("--publish", action="store_true", help="write its finished parts to results, for the book")
+    study.add_argument("--dry-run", action="store_true", help="say what the grid would take, and train nothing")
     _add_time_limit(study)
+    study.add_argument(
+        "--pack", metavar="FILE", help="at the end, or at the time limit, pack its runs as FILE.0.zip, FILE.1.zip, ..."
+    )
+
+    unpack = _add(commands, "unpack", _unpack, "put the runs of a pack into the store, after every checksum")
+    unpack.add_argument("parts", nargs="+", metavar="FILE", help="all parts of the pack: FILE.0.zip FILE.1.zip ...")
 
     status = _add(commands, "status", _status, "say of every run, map and notebook whether it is fresh, or why not")
     status.add_argument("--json", action="store_true", help="print as JSON")
@@ -280,8 +291,80 @@ def _study(arguments) -> int:
     from beyond_hard_labels.report import scores
     from beyond_hard_labels.study import ensure
 
-    found = ensure(_plan(arguments), workers=_check_workers(arguments), deadline=_deadline(arguments))
+    if arguments.grid is not None:
+        return _grid(arguments)
+    for option in ("full", "publish", "dry_run"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option.replace('_', '-')} is of a grid; expected --grid NAME with it")
+    study = _plan(arguments)
+    with _packing(study.specs(), arguments.pack):
+        found = ensure(study, workers=_check_workers(arguments), deadline=_deadline(arguments))
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
+    return 0
+
+
+@contextmanager
+def _packing(specs: list, path: str | None):
+    """Pack the runs of a study or a grid when it ends, or stops at its time limit; without a path do nothing."""
+    if path is None:
+        yield
+        return
+    from beyond_hard_labels import packing
+    from beyond_hard_labels.process import TimeUp
+
+    packing.check(path)  # before hours of training
+    stopped = None
+    try:
+        yield
+    except TimeUp as error:
+        stopped = error
+    packed = packing.pack(specs, path)
+    counts = [len({name.split("/")[1] for name in packed.names if name.startswith(k)}) for k in ("runs", "check")]
+    size = sum(part.stat().st_size for part in packed.parts) / 2**20
+    what = f"{counts[0]} run(s) and {counts[1]} checkpoint(s), {size:.1f} MiB, as"
+    print(*(["packed", what, *packed.parts] if packed.parts else ["nothing to pack: no run is finished or begun"]))
+    if packed.left_out:
+        print("left out for want of room:", ", ".join(packed.left_out))
+    if stopped:
+        raise stopped
+
+
+def _unpack(arguments) -> int:
+    from beyond_hard_labels import packing
+
+    for name, what in packing.unpack(arguments.parts).items():
+        print(f"{name}: {what}")
+    return 0
+
+
+def _grid(arguments) -> int:
+    import os
+
+    from beyond_hard_labels import grids
+    from beyond_hard_labels.study import ensure_specs
+
+    if arguments.publish and not arguments.full:
+        raise InputError("--publish is of the whole grid; expected --full with it")
+    study, which = _plan(arguments), "full" if arguments.full else "slice"
+    workers = _check_workers(arguments)
+    parts = grids.parts(arguments.grid, study, which=which)
+    left_out = grids.left_out(arguments.grid)
+    cores = workers or len(os.sched_getaffinity(0))
+    print(grids.plan_table(parts, workers=cores).to_string(index=False))
+    for name, dataset in left_out.items():
+        print(f"{name} is left out: {dataset} is not on this machine, bhl data fetch {dataset} brings it")
+    if arguments.dry_run:
+        print(f"minutes are an estimate for {cores} core(s); nothing was trained")
+        return 0
+    try:
+        specs = [spec for part in parts.values() for spec in part]
+        with _packing(specs, arguments.pack):
+            ensure_specs(specs, workers=workers, deadline=_deadline(arguments))
+    finally:
+        if arguments.publish:
+            done = grids.publish(arguments.grid, study)
+            print(f"published in {grids.paths(arguments.grid)[0].parent}: {', '.join(done) or 'no part is whole yet'}")
+    print(f"all {len(set(specs))} runs are here")
     return 0
 
 

@@ -48,6 +48,7 @@ _RESULT_PACKAGES = ("numpy", "torch", "timm")
 FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
 AWAY = " is not here"  # the end of what `changes` says of a file that cannot be compared
 PUBLISHED_FILES = ("spec.json", "predictions.npz", "history.csv")
+LEFT_OUT = "left_out.json"  # beside a run that came in a pack: which of its files did not fit in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ class Run:
     @property
     def files(self) -> list[str]:
         """Names of the files that make it up."""
-        return [name for name in FILES if not self.published or (self.folder / name).is_file()]
+        return [name for name in FILES if name in required_files(self.folder) or (self.folder / name).is_file()]
 
     def stored(self, part: str) -> np.ndarray | None:
         """Return an array of the predictions, such as ``validation_logits``; None if the set has no such."""
@@ -326,7 +327,7 @@ def data_is_here(spec: RunSpec) -> bool:
     """Return whether the images that a run is trained on are on this machine."""
     from beyond_hard_labels import real_data
 
-    return spec.dataset in real_data.names()
+    return spec.dataset == real_data.SYNTHETIC or spec.dataset in real_data.names()
 
 
 def published(spec: RunSpec) -> Run | None:
@@ -356,6 +357,15 @@ def differences(run: Run) -> list[str]:
     return changes(run.manifest, provenance(run.spec)) + unsealed
 
 
+def required_files(folder: Path) -> list[str]:
+    """Return the names of the files that a run in this folder must have."""
+    if folder.parent == published_folder():
+        return list(PUBLISHED_FILES)
+    without = folder / LEFT_OUT
+    left_out = json.loads(without.read_text("utf-8")) if without.is_file() else ()
+    return [name for name in FILES if name not in left_out]
+
+
 def load(folder: Path) -> Run:
     """Read a run's directory, after a look at the checksums of all its files.
 
@@ -369,8 +379,7 @@ def load(folder: Path) -> Run:
     folder = folder.resolve()
     if not folder.is_dir():
         raise InputError(f"there is no run in {folder}; 'bhl book' or 'bhl study' trains what is missing")
-    expected = PUBLISHED_FILES if folder.parent == published_folder() else FILES
-    missing = [name for name in (*expected, "manifest.json") if not (folder / name).is_file()]
+    missing = [name for name in (*required_files(folder), "manifest.json") if not (folder / name).is_file()]
     if missing:
         raise Damaged(f"the run in {folder} is not whole, {', '.join(missing)} not found")
     manifest = files.read_sealed_json(folder / "manifest.json")

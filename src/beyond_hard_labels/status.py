@@ -108,7 +108,7 @@ def _run(kind: str, folder: Path) -> Item:
     if other := _other_fields(spec):
         return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
     spec = RunSpec(**spec)
-    names = {"run": runs.FILES, "published run": runs.PUBLISHED_FILES}.get(kind, ())
+    names = () if kind == "checkpoint" else runs.required_files(folder)
     why = runs.changes(manifest, runs.provenance(spec))
     why += [f"{name} is missing" for name in names if not (folder / name).is_file()]
     why += [f"its spec is that of {spec.key}"] if spec.key != folder.name else []

@@ -32,8 +32,8 @@ from beyond_hard_labels.training import Progress, TimeUp, train
 
 PROFILES = ("smoke", "quick", "paper")
 PROTOCOLS = ("as_written", "as_run")
+OF_FILE = ("n_images", "image_size", "data_seed")  # what the file of a set decides
 CHECKPOINT_SECONDS = 20.0  # between two, at least
-_OF_FILE = ("n_images", "image_size", "data_seed")  # what the file of a set decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,25 +96,34 @@ def plan(profile: str = "quick", **overrides) -> Study:
     """
     check(valid_parameters(), {"profile": profile})
     changed = dict(sorted(check(valid_parameters(), overrides).items()))
-    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", real_data.SYNTHETIC))
-    values |= changed
-    if values["dataset"] != real_data.SYNTHETIC:
-        values |= _of_set(profile, values, changed)
-    elif (values["raters"], values["split_kind"]) != ("all", "random"):
-        raise InputError(
-            "the synthetic set has neither single raters nor folds: expected raters=all, split_kind=random"
-        )
+    values = values_of(profile, changed)
     own = {name: values.pop(name) for name in ("protocol", "splits", "perplexity", "tsne_iterations")}
     study = Study(profile=profile, shared=values, changed=changed, **own)
     study.spec("soft", 0)  # checks what the profile says, too
     return study
 
 
+def values_of(profile: str, changed: dict[str, Any], of_file: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the value of every parameter, from a profile, what was changed, and what a set decides.
+
+    Of a set whose file is not here, `of_file` must say what that decides.
+    """
+    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", real_data.SYNTHETIC))
+    values |= changed
+    if values["dataset"] != real_data.SYNTHETIC:
+        return values | (of_file or _of_set(profile, values, changed))
+    if (values["raters"], values["split_kind"]) != ("all", "random"):
+        raise InputError(
+            "the synthetic set has neither single raters nor folds: expected raters=all, split_kind=random"
+        )
+    return values
+
+
 def _defaults(profile: str, protocol: str, dataset: str) -> dict[str, Any]:
     """Return the values of a profile and a protocol; those of the set come before."""
-    own = _read("sets").get(dataset, {})
-    values = _read(profile) | {"protocol": protocol, "dataset": dataset} | own.get(profile, {})
-    return values | (_read("as_run") | own.get("as_run", {}) if protocol == "as_run" else {})
+    own = read_profile("sets").get(dataset, {})
+    values = read_profile(profile) | {"protocol": protocol, "dataset": dataset} | own.get(profile, {})
+    return values | (read_profile("as_run") | own.get("as_run", {}) if protocol == "as_run" else {})
 
 
 def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
@@ -122,13 +131,13 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
     dataset = values["dataset"]
     if dataset not in real_data.names():
         for spec in runs.published_specs(dataset):
-            sizes = {name: getattr(spec, name) for name in _OF_FILE}
+            sizes = {name: getattr(spec, name) for name in OF_FILE}
             wanted = values | sizes | changed
             if all(wanted.get(name, value) == value for name, value in asdict(spec).items()):
                 return sizes
     data = real_data.read(dataset)
     n, size = len(data.ids), data.images.shape[-1]
-    own = _read("sets").get(dataset, {}).get(profile, {})
+    own = read_profile("sets").get(dataset, {}).get(profile, {})
     asked = {"n_images": min(n, own.get("n_images", n)), "image_size": min(size, own.get("image_size", size))}
     asked |= {"data_seed": 0} | changed
     faults = []
@@ -149,7 +158,7 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
         faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
     if faults:
         raise InputError("; ".join(faults))
-    return {name: asked[name] for name in _OF_FILE}
+    return {name: asked[name] for name in OF_FILE}
 
 
 def published(dataset: str) -> Study | None:
@@ -164,7 +173,7 @@ def published(dataset: str) -> Study | None:
     if not any(whole.values()):
         return None
     best = max(whole, key=lambda spec: (whole[spec], spec.n_images, spec.image_size, spec.key))
-    made = {name: value for name, value in asdict(best).items() if name not in (*_OF_FILE, "labels", "split")}
+    made = {name: value for name, value in asdict(best).items() if name not in (*OF_FILE, "labels", "split")}
     named = []
     for profile, protocol in itertools.product(reversed(PROFILES), PROTOCOLS):
         values = _defaults(profile, protocol, dataset) | {"protocol": "as_written"}
@@ -180,8 +189,10 @@ def _whole_splits(found: set[tuple[str, int]]) -> int:
     return next(n for n in itertools.count() if any((labels, n) not in found for labels in votes.LABEL_KINDS))
 
 
-def _read(profile: str) -> dict[str, Any]:
-    text = resources.files("beyond_hard_labels").joinpath(f"profiles/{profile}.yml").read_text("utf-8")
+@functools.cache
+def read_profile(name: str) -> dict[str, Any]:
+    """Return what a file of the package's folder ``profiles`` says; not to be changed."""
+    text = resources.files("beyond_hard_labels").joinpath(f"profiles/{name}.yml").read_text("utf-8")
     return yaml.safe_load(text)
 
 
@@ -280,6 +291,7 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
     Unwritten
         If the disk does not take what must be written.
     """
+    _require_safetensors()
     data = images_of(spec)
     split = split_of(spec, data)
     labels = labels_of(spec, data)
@@ -320,6 +332,16 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
             checkpoints.remove(spec)
     process.check()
     return run
+
+
+def _require_safetensors() -> None:
+    """Raise before a training, not after it, where its weights could not be stored."""
+    try:
+        import safetensors  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "the package safetensors is not installed, expected for weights and checkpoints: pip install safetensors"
+        ) from error
 
 
 def _progress_file(spec: RunSpec) -> Path:

@@ -1,0 +1,277 @@
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_hard_labels import InputError, book, files, grids, metrics, real_data, runs, study, votes
+from conftest import TINY
+
+SMALL = TINY | {"n_images": 60}
+
+
+def put(name, n=80, seed=0):
+    """Put a set of so many random images with three classes and up to twelve votes each into the cache."""
+    draw = np.random.default_rng(seed)
+    counts = draw.multinomial(draw.integers(4, 13), [0.5, 0.3, 0.2], size=n)
+    images = draw.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    folder = real_data.folders()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{name}.npz", images=images, counts=counts, class_names=np.array(["a", "b", "c"]))
+
+
+def small():
+    return study.plan("smoke", **SMALL)
+
+
+def train(specs):
+    return study.ensure_specs(specs, executor=ThreadPoolExecutor(1))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project's folder of published results that is the test's own."""
+    monkeypatch.setattr(runs, "published_folder", lambda: tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize("grid", grids.GRIDS)
+@pytest.mark.parametrize(("profile", "which"), [("quick", "full"), ("quick", "slice"), ("smoke", "slice")])
+def test_every_part_varies_only_what_its_rows_show_and_holds_both_arms_of_each_cell(grid, profile, which):
+    put("fashion_mnist_h")
+    put("cifar10h")
+    found = grids.parts(grid, study.plan(profile), which=which)
+    assert found
+    for name, specs in found.items():
+        assert len({json.dumps({k: v for k, v in asdict(s).items() if k not in grids.VARYING}) for s in specs}) == 1
+        assert len(set(specs)) == len(specs)
+        arms = [{replace(s, labels="soft") for s in specs if s.labels == kind} for kind in votes.LABEL_KINDS]
+        assert arms[0] == arms[1] or name == "smoothing"
+
+
+def test_the_slices_are_a_few_minutes_and_the_full_grids_two_hours_of_two_cores():
+    minutes = {
+        which: sum(
+            grids.plan_table(grids.parts(grid, study.plan("quick"), which=which), workers=2)["minutes"].iloc[-1]
+            for grid in grids.GRIDS
+        )
+        for which in ("slice", "full")
+    }
+    own_study = grids.cost(study.plan("quick").specs()[:4])["seconds"].sum() / 2 / 60  # trained anyhow
+    assert minutes["slice"] - own_study < 8
+    assert minutes["full"] < 150
+
+
+def test_the_long_runs_of_the_quick_slice_are_those_of_the_books_own_study():
+    own = set(study.plan("quick").specs())
+    assert {spec for spec in grids.parts("when", study.plan("quick"))["main"] if spec.epochs == 30} < own
+
+
+def test_parts_on_a_set_that_is_not_here_are_left_out_and_named():
+    assert "cifar10h" not in grids.parts("votes", small())
+    assert grids.left_out("votes") == {"fashion_mnist_h": "fashion_mnist_h", "cifar10h": "cifar10h"}
+    put("cifar10h")
+    assert {spec.dataset for spec in grids.parts("votes", small())["cifar10h"]} == {"cifar10h"}
+    assert list(grids.left_out("votes")) == ["fashion_mnist_h"]
+
+
+def test_what_a_study_changes_holds_in_its_grids_but_for_what_the_grid_varies():
+    specs = grids.parts("when", study.plan("smoke", **(SMALL | {"batch_size": 8})))["main"]
+    assert {(spec.n_images, spec.image_size, spec.batch_size, spec.split) for spec in specs} == {(60, 16, 8, 0)}
+    assert {spec.epochs for spec in specs} == {1, 3}
+    put("fashion_mnist_h", n=40)
+    spec = grids.parts("when", small())["fashion_mnist_h"][0]
+    assert (spec.n_images, spec.image_size, spec.augment_flip_y) == (40, 28, False)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: grids.parts("whenever", small()), "grid is 'whenever', expected one of when, votes"),
+        (lambda: grids.parts("when", small(), which="all"), "size of a grid is 'all', expected one of full, slice"),
+    ],
+)
+def test_an_unknown_grid_or_size_is_named_with_the_known_ones(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_a_row_holds_the_metrics_and_temperatures_of_its_run():
+    specs = grids.parts("votes", small())["synthetic"][:2]
+    run = train(specs)[0]
+    row = grids.rows([run]).iloc[0]
+    assert (row["kl"], row["macro_accuracy"]) == (run.metrics["kl"], run.metrics["macro_accuracy"])
+    assert row["kl_one_hot"] == metrics.one_hot_kl(run.truth, run.predicted)
+    assert (row["temperature"], row["kl_scaled"]) == run.temperatures()["own targets"]
+    assert (row["temperature_truth"], row["kl_scaled_truth"]) == run.temperatures()["soft truth"]
+    assert (row["votes_per_image"], row["training_images"], row["floor"]) == (1, 36, 0)
+    assert row["label_floor"] == pytest.approx(((run.truth > 0).sum(axis=1) - 1).mean() / 2)
+
+
+def test_a_curve_counts_epochs_and_the_images_seen():
+    run = train(grids.parts("when", study.plan("smoke", **SMALL))["main"][2:4])[0]
+    table = grids.curves([run])
+    assert table["epoch"].tolist() == list(range(1, run.spec.epochs + 1))
+    assert table["examples"].tolist() == [36 * epoch for epoch in table["epoch"]]
+    assert table["kl"].tolist() == run.history["kl"].tolist()
+
+
+def divergence(share, truth):
+    return np.where(share > 0, share * np.log(np.where(share > 0, share, 1) / truth), 0).sum(axis=1).mean()
+
+
+def test_the_floor_of_labels_is_met_by_labels_of_drawn_votes():
+    truth = np.tile([0.5, 0.3, 0.2], (20_000, 1))
+    for m in (20, 60):
+        measured = divergence(votes.soft(votes.draw(truth, m, seed=0)), truth)
+        assert measured == pytest.approx(grids.label_floor(truth, m), rel=0.08)
+    assert grids.label_floor(truth, 0) == 0
+
+
+def test_the_floor_of_labels_is_met_by_votes_taken_without_replacement_and_nothing_is_left_of_all():
+    cast = np.tile([40, 24, 16], (20_000, 1))
+    for m in (20, 60):
+        measured = divergence(votes.soft(votes.subsample(cast, m, seed=0)[0]), votes.soft(cast))
+        assert measured == pytest.approx(grids.label_floor(cast, m), rel=0.08)
+    assert grids.label_floor(cast, 80) == grids.label_floor(cast, 200) == 0
+
+
+def test_results_are_the_slice_that_is_trained_where_missing_and_found_again(monkeypatch):
+    monkeypatch.setattr(grids, "ensure_specs", train)
+    first = grids.results("votes", study.plan("smoke", **SMALL))
+    assert first.published == {}
+    assert set(first.rows["part"]) == {"synthetic", "budget"}
+    assert first.left_out == {"fashion_mnist_h": "fashion_mnist_h", "cifar10h": "cifar10h"}
+    assert first.source == "`synthetic`, `budget`: the slice of the grid, trained on this machine."
+    assert set(first.curves["key"]) == set(first.rows["key"])
+    pd.testing.assert_frame_equal(grids.results("votes", study.plan("smoke", **SMALL)).rows, first.rows)
+
+
+def test_a_book_trains_its_study_and_the_grids_that_its_notebooks_ask_for_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "ensure_specs", lambda specs, workers: train(specs))
+    made = study.plan("smoke", **(SMALL | {"splits": 1}))
+    cell = nbformat.v4.new_code_cell('found = grids.results("votes", study)')
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "08.ipynb")
+    found = book._train(made, [tmp_path / "08.ipynb"], None)
+    assert [run.spec for run in found] == made.specs()
+    wanted = {spec for part in grids.parts("votes", made).values() for spec in part}
+    assert {path.name for path in (runs.build_folder() / "runs").iterdir()} == {
+        spec.key for spec in wanted | set(made.specs())
+    }
+
+
+# A published grid is made of the smoke profile's slice here, since the full one takes hours.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of the runs of the slice, and the set that one part needs."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BHL_BUILD_DIR", str(folder / "build"))
+        patch.setenv("BHL_DATA_DIR", str(folder / "cache"))
+        put("cifar10h", n=40)
+        train([spec for part in grids.parts("votes", small()).values() for spec in part])
+    return folder
+
+
+@pytest.fixture
+def published(trained, tmp_path, project, monkeypatch):
+    """The slice of the grid `votes`, published as if it were the full one."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    of_size = grids._specs
+    monkeypatch.setattr(grids, "_specs", lambda part, asked, which, *rest: of_size(part, asked, "smoke", *rest))
+    assert grids.publish("votes", small()) == ["synthetic", "budget", "cifar10h"]
+    return project
+
+
+def test_a_published_grid_is_shown_in_place_of_runs_also_without_them_and_without_its_set(published, monkeypatch):
+    trained = grids.rows(train(grids.parts("votes", small())["cifar10h"]))
+    monkeypatch.setattr(grids, "ensure_specs", lambda specs: specs or [])
+    (real_data.folders()[1] / "cifar10h.npz").unlink()
+    monkeypatch.setenv("BHL_BUILD_DIR", str(published / "elsewhere"))
+    shown = grids.results("votes", small())
+    assert set(shown.published) == {"synthetic", "budget", "cifar10h"}
+    assert shown.left_out == {"fashion_mnist_h": "fashion_mnist_h"}
+    assert "`synthetic` is published, made on " in shown.source
+    assert "torch" in shown.source
+    assert "`cifar10h` is published" in shown.source
+    assert "data file is not here" in shown.source
+    own = shown.rows[shown.rows["part"] == "cifar10h"].drop(columns="part").reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, trained, rtol=1e-5, check_dtype=False)
+
+
+def test_a_study_with_other_parameters_is_not_answered_by_the_published_grid(published, monkeypatch):
+    monkeypatch.setattr(grids, "ensure_specs", train)
+    assert grids.results("votes", study.plan("smoke", **(SMALL | {"batch_size": 8}))).published == {}
+
+
+def test_a_published_part_that_cannot_be_trained_here_is_kept_when_others_are_published_again(published, monkeypatch):
+    before = grids.published("votes")["cifar10h"]
+    (real_data.folders()[1] / "cifar10h.npz").unlink()
+    assert grids.publish("votes", small()) == ["synthetic", "budget"]
+    pd.testing.assert_frame_equal(grids.published("votes")["cifar10h"].rows, before.rows)
+
+
+def test_a_part_that_is_not_wholly_trained_is_not_published(project):
+    made = study.plan("smoke", **SMALL)
+    train(grids.parts("when", made, which="full")["smoothing"][:1])
+    assert grids.publish("when", made) == []
+    assert not project.exists()
+
+
+def test_published_files_are_no_published_runs(published):
+    assert runs.published_specs("cifar10h") == []
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def other_number(path):
+    manifest = path.with_name("grid_votes.json")
+    about = files.read_sealed_json(manifest)
+    path.write_text(path.read_text().replace("soft,0,small,1", "soft,0,small,2"))
+    about["files"][path.name] = files.checksum(path)
+    files.write_json(manifest, about, sealed=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("grid_votes_rows.csv", cut, "grid_votes_rows.csv is of sha256 .*, expected sha256"),
+        ("grid_votes_curves.csv", lambda path: path.unlink(), "grid_votes_curves.csv is missing, expected sha256"),
+        ("grid_votes.json", cut, "grid_votes.json is not as it was written"),
+        ("grid_votes_rows.csv", other_number, "the rows of part '.*' are not the runs of its keys"),
+    ],
+)
+def test_a_damaged_published_file_is_named_and_never_shown(published, name, damage, message):
+    damage(published / name)
+    with pytest.raises(InputError, match=message):
+        grids.results("votes", small())
+
+
+def test_the_command_says_what_a_grid_takes_and_trains_nothing(bhl):
+    done = bhl("study", "--grid", "when", "--full", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "main " in done.stdout
+    assert "fashion_mnist_h is left out" in done.stdout
+    assert not (runs.build_folder() / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--grid", "when", "--publish"], "--publish is of the whole grid; expected --full with it"),
+        (["--dry-run"], "--dry-run is of a grid; expected --grid NAME with it"),
+        (["--grid", "nothing"], "grid is 'nothing', expected one of when, votes"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(bhl, options, message):
+    done = bhl("study", *options)
+    assert done.returncode == 2
+    assert message in done.stderr
