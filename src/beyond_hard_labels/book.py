@@ -27,7 +27,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from beyond_hard_labels import InputError, grids, report, run_pages, runs, sections, speed, verify
+from beyond_hard_labels import InputError, files, grids, report, run_pages, runs, sections, speed, verify
 from beyond_hard_labels.study import Study, ensure_specs, set_aside_damaged_map
 
 _SHOWN_PACKAGES = (
@@ -91,7 +91,7 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
     stage.rename(build / "book")
     if from_nothing and set(reasons.values()) == {"no executed copy"} and set(reasons) == set(names):
         made = {"command": study.command, "seconds": round(time.perf_counter() - started, 1), "trained": len(found)}
-        runs.write_json(build / "full_book.json", made)
+        files.write_json(build / "full_book.json", made)
     return build / "book" / "_build" / "html" / "index.html"
 
 
