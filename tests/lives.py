@@ -1,19 +1,25 @@
 """Work in processes that end where a test says: ``python lives.py '[{...}, ...]'``.
 
-Each life is a process of its own, forked from one that has imported everything and done nothing with it, and
-calls ``bhl``. It may end at the n-th event of a kind: before a step, at the end of an epoch, when a file
-is brought to the disk, or when one of a run's own folder is.
+Each life is a process of its own, forked from one that has imported everything and done nothing with
+it, and calls ``bhl``. At the n-th event of a kind something may happen to it: it is killed or told to
+stop, its time is up, or it waits till a life beside it has said its first word.
 """
 
+import importlib
 import json
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch  # noqa: F401
 
 from beyond_hard_labels import checkpoints, cli, files, process, runs, study, training
+
+for module in ("filelock", "safetensors.torch", "timm", "torch._dynamo", "beyond_hard_labels.shapes"):
+    importlib.import_module(module)  # what a life would import for itself
 
 EVENTS = {
     "step": (process, "check"),
@@ -21,20 +27,27 @@ EVENTS = {
     "checkpoint": (checkpoints, "save"),
     "sync": (files, "_sync"),
     "store": (runs, "_write_npz"),
+    "word": (files, "tell"),
 }
 
 
-def end(how: str) -> None:
-    if how == "kill":
+def happen(what: str) -> None:
+    said = Path(os.environ["BHL_BUILD_DIR"]) / "said"
+    if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif how == "time":
+    elif what == "time is up":
         training.time = SimpleNamespace(time=lambda: float("inf"))
+    elif what == "say":
+        said.touch()
+    elif what == "wait":
+        while not said.exists():
+            time.sleep(0.01)
     else:
-        os.kill(os.getpid(), {"term": signal.SIGTERM, "interrupt": signal.SIGINT}[how])
+        os.kill(os.getpid(), {"term": signal.SIGTERM, "interrupt": signal.SIGINT}[what])
 
 
-def arm(event: str, n: int, how: str) -> None:
-    """End this process at the n-th event from now on."""
+def arm(event: str, n: int, what: str) -> None:
+    """Let something happen right before the n-th event from now on."""
     module, name = EVENTS[event]
     real, left = getattr(module, name), n
 
@@ -42,26 +55,31 @@ def arm(event: str, n: int, how: str) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            end(how)
+            happen(what)
         return real(*arguments, **options)
 
     setattr(module, name, counting)
 
 
-def live(build: str, arguments: list[str], ends: list | None = None) -> int:
+def live(build: str, arguments: list[str], at: list | None = None) -> int:
     os.environ["BHL_BUILD_DIR"] = build
     study.CHECKPOINT_SECONDS = 0
-    if ends:
-        arm(*ends)
+    if at:
+        arm(*at)
     return cli.main(arguments)
 
 
 def main() -> None:
-    codes = []
+    codes, beside = [], []
     for life in json.loads(sys.argv[1]):
+        together = life.pop("beside", False)
         if (child := os.fork()) == 0:
-            os._exit(live(**life))
-        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            code = live(**life)
+            sys.stdout.flush()
+            os._exit(code)
+        beside.append(child)
+        while beside and not together:
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(beside.pop(0), 0)[1]))
     print(json.dumps(codes))
 
 

@@ -1,8 +1,8 @@
 """Killed, told to stop, damaged, without space: the next call ends in the same bits as an undisturbed one."""
 
 import json
-import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,56 +11,339 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beyond_hard_labels import study
+import archives
+from beyond_hard_labels import (
+    InputError,
+    checkpoints,
+    cli,
+    fetch,
+    files,
+    process,
+    real_data,
+    runs,
+    study,
+    training,
+    votes,
+)
+from beyond_hard_labels.images import random_split
 from conftest import TINY, sets
 
 SMALL = TINY | {"epochs": 3, "dropout": 0.3}  # 4 steps an epoch
-ARGUMENTS = ["run", "--dataset", "synthetic", "--labels", "soft", "--split", "0", "--profile", "smoke"]
+ARGUMENTS = ["run", "--dataset", "synthetic", "--labels", "soft", "--split", "0", "--profile", "smoke", *sets(**SMALL)]
 KILLED = -signal.SIGKILL
 
 
-def live(tmp_path, lives, **changed):
-    """Live some lives one after the other; return their exit codes, what was said, and the run that is left, if any."""
-    options = [*ARGUMENTS, *sets(**(SMALL | changed))]
-    plan = [{"build": str(tmp_path / "lives"), "arguments": options} | life for life in lives]
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("lives.py"), json.dumps(plan)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
+def spec():
+    return study.plan("smoke", **SMALL).spec("soft", 0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of the run that all others are held against; it is trained once and never changed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BHL_BUILD_DIR", str(folder))
+        return study.execute(spec()).folder
+
+
+@pytest.fixture
+def stored(undisturbed):
+    """A copy of it in the store."""
+    return shutil.copytree(undisturbed, runs.build_folder() / "runs" / undisturbed.name)
+
+
+def live(tmp_path, *lives):
+    """Live lives one after the other; return their exit codes, what was said on both streams, and the run's folder."""
+    build = tmp_path / "lives"
+    plan = [{"build": str(build), "arguments": ARGUMENTS} | life for life in lives]
+    script = [sys.executable, Path(__file__).with_name("lives.py"), json.dumps(plan)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "lives" / "runs" / study.plan("smoke", **(SMALL | changed)).spec("soft", 0).key
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr, folder
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr, build / "runs" / spec().key
 
 
-def undisturbed(**changed):
-    return study.execute(study.plan("smoke", **(SMALL | changed)).spec("soft", 0)).folder
-
-
-def contents(folder):
+def bits(folder):
+    """All that a run determines; not its manifest and the times in its archives."""
     with np.load(folder / "predictions.npz") as file, np.load(folder / "features.npz") as features:
         arrays = {name: file[name].tobytes() for name in file.files} | {"features": features["test"].tobytes()}
     return arrays | {name: (folder / name).read_bytes() for name in ("weights.safetensors", "history.csv", "spec.json")}
 
 
-def left(build):
-    """What lies in a build folder beside runs and locks."""
-    return [str(path) for name in ("checkpoints", "progress") for path in (build / name).glob("**/*")]
+def leftovers(folder):
+    """What a finished run should not leave in a build folder."""
+    build = folder.parents[1]
+    found = [path for name in ("checkpoints", "progress", "damaged") for path in (build / name).glob("**/*")]
+    return [path for path in found if path.is_file()] + list((build / "runs").glob(".*"))
+
+
+# Killed and told to stop
 
 
 @pytest.mark.parametrize("n", [pytest.param(5, id="five"), pytest.param(20, id="twenty", marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_at_random_moments_ends_in_the_same_bits(tmp_path, n):
+def test_a_run_that_is_killed_at_random_moments_ends_in_the_same_bits(tmp_path, undisturbed, n):
     seed = random.randrange(10**6)
-    print("seed", seed)  # shown if the test fails
     draw = random.Random(seed)
-    events = {"step": 7, "epoch": 2, "checkpoint": 1, "sync": 8, "store": 2}  # and how many a life has at least
-    ends = [[event := list(events)[i % 5], draw.randint(1, events[event]), "kill"] for i in range(n)]
-    draw.shuffle(ends)
-    codes, said, folder = live(tmp_path, [*({"ends": end} for end in ends), {}])
-    print(ends, codes, said)
+    most = {"step": 5, "epoch": 2, "sync": 8, "store": 2}  # so many of them has every life, however late it starts
+    ends = [[event := list(most)[i % len(most)], draw.randint(1, most[event]), "kill"] for i in range(1, n)]
+    ends = [["sync", draw.randint(1, 4), "kill"], *draw.sample(ends, n - 1)]  # the first is within a checkpoint
+    codes, said, folder = live(tmp_path, *({"at": end} for end in ends), {})
+    print(f"seed {seed}: {ends}, exit codes {codes}\n{said}")  # shown if the test fails
     assert codes == [*[KILLED] * n, 0]
-    assert contents(folder) == contents(undisturbed())
-    assert left(tmp_path / "lives") == []
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert bits(folder) == bits(undisturbed)
+    assert leftovers(folder) == []
+
+
+def test_a_run_that_is_told_to_stop_within_an_epoch_goes_on_from_that_very_step(tmp_path, undisturbed):
+    codes, said, folder = live(
+        tmp_path,
+        {"at": ["step", 4, "term"]},
+        {"at": ["step", 5, "time is up"], "arguments": [*ARGUMENTS, "--time-limit", "9h"]},
+        {"at": ["step", 4, "interrupt"]},
+        {},
+    )
+    assert codes == [process.TERMINATED, cli.UNFINISHED, 130, 0]
+    for word in ("told to stop", "stopped after 1 of 3 epochs", "interrupted"):
+        assert word in said
+    places = [f"{epochs} of 3 epochs and {steps} steps" for epochs, steps in ((0, 2), (1, 1), (1, 3))]
+    assert [line for line in said.splitlines() if "goes on after" in line] == [
+        f"bhl: {spec().key} goes on after {place}" for place in places
+    ]
+    assert bits(folder) == bits(undisturbed)
+    assert leftovers(folder) == []
+
+
+def test_two_processes_asked_for_the_same_run_train_it_once(tmp_path, undisturbed):
+    codes, said, folder = live(tmp_path, {"at": ["step", 2, "wait"], "beside": True}, {"at": ["word", 1, "say"]})
+    assert codes == [0, 0]
+    assert said.count(f"{spec().key} trained in") == said.count(f"{spec().key} found in") == 1
+    assert f"which trains {spec().key}" in said
+    assert bits(folder) == bits(undisturbed)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"dropout": 0.5}, id="dropout"),
+        pytest.param({"head": "mlp", "decay": "decoupled", "momentum": 0.0}, id="batch norm in the head, no momentum"),
+        pytest.param({"schedule": "warm_restarts", "class_weights": True}, id="restarts"),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 4, 6])
+def test_training_goes_on_from_any_step_to_the_same_bits(changed, steps):
+    config = study.plan("smoke", **(TINY | {"n_images": 50, "batch_size": 8, **changed})).spec("soft", 0)
+    data = study.images_of(config)
+    given = (data, votes.targets(data.truth, "soft"), random_split(50, 0), config)
+    kept, left = [], steps
+
+    def stop():
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise process.Terminated
+
+    whole = training.train(*given, seed=0)
+    with pytest.raises(process.Terminated):
+        training.train(*given, seed=0, on_step=stop, on_checkpoint=lambda progress, _: kept.append(progress()))
+    again = training.train(*given, seed=0, start=kept[-1])
+    assert (kept[-1].epoch, kept[-1].step) == divmod(steps, 4)
+    assert all(np.array_equal(whole.state[name], again.state[name]) for name in whole.state)
+    assert np.array_equal(whole.test_logits, again.test_logits)
+    assert whole.history == again.history
+
+
+# Damaged
+
+
+def spoil(path, how, where):
+    """Cut a file off, or turn a bit of it, at a share of its length."""
+    content = bytearray(path.read_bytes())
+    at = min(int(where * len(content)), len(content) - 1)
+    if how == "cut":
+        del content[at:]
+    else:
+        content[at] ^= 1 << random.randrange(8)
+    path.write_bytes(content)
+
+
+SPOILT = [(how, where) for how in ("cut", "turn") for where in (0, 0.5, 1)]
+
+
+@pytest.mark.parametrize("name", [*runs.FILES, "manifest.json"])
+def test_a_file_of_a_run_that_is_cut_short_or_changed_by_a_bit_is_found_and_named(stored, name):
+    whole = (stored / name).read_bytes()
+    for how, where in SPOILT:
+        spoil(stored / name, how, where)
+        with pytest.raises(files.Damaged, match=name.replace(".", r"\.")):
+            runs.load(stored)
+        assert runs.find(spec()) is None
+        (stored / name).write_bytes(whole)
+    assert runs.find(spec()) is not None
+
+
+def test_a_damaged_run_is_set_aside_with_a_word_and_made_again(stored, undisturbed, capsys):
+    spoil(stored / "features.npz", "turn", 0.5)
+    before = (stored / "features.npz").read_bytes()
+    run, trained = study.find_or_train(spec())
+    assert trained
+    assert bits(run.folder) == bits(undisturbed)
+    aside = runs.build_folder() / "damaged" / f"{spec().key}-1"
+    assert (aside / "features.npz").read_bytes() == before
+    said = capsys.readouterr().err
+    assert f"the run in {stored} is damaged, features.npz not as it was stored; it is set aside as {aside}" in said
+
+
+def test_a_damaged_published_run_is_an_error_that_names_the_file_and_stays_where_it_is(
+    tmp_path, monkeypatch, undisturbed
+):
+    folder = shutil.copytree(undisturbed, tmp_path / "results" / undisturbed.name)
+    monkeypatch.setattr(runs, "published_folder", lambda: tmp_path / "results")
+    (folder / "weights.safetensors").unlink()  # as it is published
+    assert runs.published(spec()).published
+    spoil(folder / "predictions.npz", "turn", 0.5)
+    with pytest.raises(files.Damaged, match=rf"{folder} is damaged, predictions\.npz"):
+        runs.published(spec())
+    assert folder.is_dir()
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """The folder of the checkpoints of a run that was stopped in its last epoch, after its first step."""
+    left = 10  # checks: at the start, and before each step
+
+    def check():
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise process.Terminated
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(process, "check", check)
+        with pytest.raises(process.Terminated):
+            study.execute(spec())
+    folder = checkpoints.folder_of(spec())
+    places = ("000002-000000", "000002-000001")  # of three that were written
+    assert {path.name for path in folder.iterdir()} == {f"{p}.{e}" for p in places for e in ("json", "safetensors")}
+    return folder
+
+
+@pytest.mark.parametrize("name", ["000002-000001.json", "000002-000001.safetensors"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(stopped, tmp_path, undisturbed, capsys, name):
+    shutil.copytree(stopped, tmp_path / "whole")
+    for how, where in SPOILT:
+        spoil(stopped / name, how, where)
+        progress, _ = checkpoints.latest(spec())
+        assert (progress.epoch, progress.step) == (2, 0)
+        assert f"a checkpoint is not used: {stopped / name} is not as it was written" in capsys.readouterr().err
+        shutil.copytree(tmp_path / "whole", stopped, dirs_exist_ok=True)
+    spoil(stopped / name, "turn", 0.5)
+    run = study.execute(spec())
+    assert bits(run.folder) == bits(undisturbed)
+    assert leftovers(run.folder) == []
+
+
+def test_a_checkpoint_of_other_code_is_not_used(stopped, monkeypatch, capsys):
+    made_of = runs.provenance(spec())
+    made_of["code"] = made_of["code"] | {"models.py": "another"}
+    monkeypatch.setattr(runs, "provenance", lambda _: made_of)
+    assert checkpoints.latest(spec()) == (None, 0.0)
+    assert "is no longer what it was: models.py changed" in capsys.readouterr().err
+    assert list(stopped.iterdir()) == []
+
+
+def test_a_damaged_map_is_found_wherever_it_is_damaged(stored):
+    asked = study.plan("smoke", **SMALL, perplexity=5.0, tsne_iterations=10)
+    plane = study.map_of(asked, runs.load(stored))
+    (path,) = (runs.build_folder() / "maps").iterdir()
+    whole = path.read_bytes()
+    for how, where in SPOILT:
+        spoil(path, how, where)
+        with pytest.raises(files.Damaged, match=path.name):
+            study.read_map(path)
+        path.write_bytes(whole)
+    assert np.array_equal(study.map_of(asked, runs.load(stored)), plane)
+
+
+def test_a_damaged_set_is_named_and_can_be_fetched_again(tmp_path):
+    archives.pack(tmp_path / "MiceBone.zip", archives.micebone()[0])
+    given = ("micebone", str(tmp_path / "MiceBone.zip"), (files.checksum(tmp_path / "MiceBone.zip"),))
+    assert fetch.fetch(*given)
+    path = real_data.locate("micebone")
+    whole = path.read_bytes()
+    for how, where in SPOILT:
+        spoil(path, how, where)
+        with pytest.raises(InputError, match=f"{path} is not as it was written"):
+            real_data.read("micebone")
+        if (how, where) != SPOILT[-1]:
+            path.write_bytes(whole)
+    assert fetch.fetch(*given)
+    assert not fetch.fetch(*given)
+    assert path.read_bytes() == whole
+
+
+# Without space
+
+
+@pytest.fixture
+def full(tmp_path):
+    """Return a function that fills a small disk, but for some bytes, on which builds and the data cache lie."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk, since this user may not mount one: {mounted.stderr.strip()}")
+
+    def fill(left):
+        filler = disk / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - left))
+        return filler
+
+    yield fill
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def disk(full, tmp_path, monkeypatch):
+    monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "disk" / "build"))
+    monkeypatch.setenv("BHL_DATA_DIR", str(tmp_path / "disk" / "cache"))
+    return tmp_path / "disk"
+
+
+def halves(folder):
+    """What was written in part: files with a temporary name."""
+    return [path for path in folder.rglob(".*") if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "result"])
+def test_a_full_disk_is_named_nothing_is_left_in_part_and_with_room_the_run_goes_on(
+    disk, full, monkeypatch, capsys, undisturbed, what
+):
+    monkeypatch.setattr(study, "CHECKPOINT_SECONDS", {"checkpoint": 0, "result": 100}[what])
+    filler = full(left=200_000)
+    assert cli.main(ARGUMENTS) == 1
+    said = capsys.readouterr().err
+    place = checkpoints.folder_of(spec()) if what == "checkpoint" else runs.build_folder() / "runs"
+    assert f"bhl: error: {place}" in said
+    assert f"cannot be written: No space left on device in {place}" in said
+    assert len(said.splitlines()) == 1
+    assert halves(disk) == []
+    filler.unlink()
+    assert cli.main(ARGUMENTS) == 0
+    assert bits(runs.build_folder() / "runs" / spec().key) == bits(undisturbed)
+
+
+def test_a_full_disk_is_named_in_a_download_and_nothing_is_left(disk, full, tmp_path, capsys):
+    (tmp_path / "shelf").mkdir()
+    digest = files.checksum(archives.pack(tmp_path / "shelf" / "MiceBone.zip", archives.micebone()[0]))
+    filler = full(left=40_000)
+    with archives.served(tmp_path / "shelf") as (url, _):
+        arguments = ["data", "fetch", "micebone", "--from", url, "--sha256", digest]
+        assert cli.main(arguments) == 2
+        said = capsys.readouterr().err.splitlines()[-1]  # after the bar
+        assert said.startswith(f"bhl: error: micebone cannot be put into the data cache {disk / 'cache'}")
+        assert "No space left on device" in said
+        assert halves(disk) == list((disk / "cache").glob("*.npz")) == []
+        filler.unlink()
+        assert cli.main(arguments) == 0

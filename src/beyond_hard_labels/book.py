@@ -8,6 +8,7 @@ whole; the book is staged and built beside the last one and takes its place only
 So what lies in ``build`` is always something that was made completely.
 """
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -19,15 +20,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import yaml
 
-from beyond_hard_labels import InputError, grids, report, run_pages, runs, sections, speed, verify
+from beyond_hard_labels import InputError, files, grids, process, report, run_pages, runs, sections, speed, verify
+from beyond_hard_labels.process import tell
 from beyond_hard_labels.study import Study, ensure_specs, set_aside_damaged_map
 
 _SHOWN_PACKAGES = (
@@ -63,10 +63,15 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
         If a notebook fails or is not whole, a printed number does not follow from the stored
         predictions, or a page cannot be built.
     """
-    root, build = runs.project_folder(), runs.build_folder()
-    names = notebooks_in_order(root)
+    names = notebooks_in_order(runs.project_folder())
     if only is not None and only not in names:
         raise InputError(f"there is no notebook '{only}'; expected one of {', '.join(names)}")
+    with files.lock(runs.build_folder() / "locks" / "book", "builds the book"):
+        return _make(study, names, workers, only, cell_timeout)
+
+
+def _make(study: Study, names: list[str], workers: int | None, only: str | None, cell_timeout: float) -> Path:
+    root, build = runs.project_folder(), runs.build_folder()
     if only is not None:
         _require_executed(study, [name for name in names if name != only], build / "executed")
     started, from_nothing = time.perf_counter(), not any((build / "runs" / spec.key).exists() for spec in study.specs())
@@ -79,14 +84,20 @@ def make(study: Study, *, workers: int | None = None, only: str | None = None, c
         reason = {None: why_stale(source, copy, study), name: "asked for"}.get(only)
         if reason:
             reasons[name] = reason
-            _tell(f"{name} is executed: {reason}")
+            tell(f"{name} is executed: {reason}")
         else:
-            _tell(f"{name} is kept: {'fresh' if only is None else 'not asked for'}")
+            tell(f"{name} is kept: {'fresh' if only is None else 'not asked for'}")
     _execute_all(root / "notebooks", build / "executed", reasons, study, cell_timeout, workers)
     stage = build / "book.staging"
-    _stage(root, stage, build / "executed", names, study, found)
-    _verify(stage)
-    _build_html(stage, build / "book.log")
+    try:
+        _stage(root, stage, build / "executed", names, study, found)
+        _verify(stage)
+        _build_html(stage, build / "book.log")
+    except OSError as error:
+        if files.is_full(error):
+            shutil.rmtree(stage, ignore_errors=True)  # it takes the room that is missing
+            raise files.Unwritten(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stage)) from error
+        raise
     shutil.rmtree(build / "book", ignore_errors=True)
     stage.rename(build / "book")
     if from_nothing and set(reasons.values()) == {"no executed copy"} and set(reasons) == set(names):
@@ -117,8 +128,8 @@ def _execute_all(
     copies.mkdir(parents=True, exist_ok=True)
     calls = [(sources / f"{name}.ipynb", copies / f"{name}.ipynb", study, cell_timeout) for name in names]
     workers = min(workers or len(os.sched_getaffinity(0)), len(calls))
-    if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    if workers > 1 or (calls and process.is_stoppable()):  # in this process, nbclient would take the signals over
+        with process.pool(workers) as pool:
             failures = list(pool.map(_try_to_execute, calls))
     else:
         failures = [_try_to_execute(call) for call in calls]
@@ -138,7 +149,7 @@ def _verify(stage: Path) -> None:
     checked, faults = verify.faults(stage)
     if faults:
         raise BookError("printed numbers do not follow from the stored predictions:\n" + "\n".join(faults))
-    _tell(f"{checked} printed numbers and tables follow from the stored predictions")
+    tell(f"{checked} printed numbers and tables follow from the stored predictions")
 
 
 def notebooks_in_order(root: Path) -> list[str]:
@@ -241,6 +252,9 @@ def execute(source: Path, target: Path, study: Study, cell_timeout: float) -> No
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns at every start that it speaks TCP
         )
     except Exception as error:  # papermill, nbclient and zmq each have their own; all mean that the book stops
+        if files.is_full(error):
+            failed.unlink(missing_ok=True)  # it is cut short
+            raise files.Unwritten(errno.ENOSPC, os.strerror(errno.ENOSPC), str(failed)) from error
         raise BookError(_failure(source, failed, error)) from error
     notebook = nbformat.read(failed, as_version=4)
     if faults := unfinished(notebook):
@@ -251,8 +265,8 @@ def execute(source: Path, target: Path, study: Study, cell_timeout: float) -> No
         "seconds": round(seconds, 1),
         "inputs": inputs(source, study),
     }
-    nbformat.write(_scrubbed(notebook), failed)
-    failed.replace(target)
+    files.write(target, (nbformat.writes(_scrubbed(notebook)) + "\n").encode())
+    failed.unlink()
 
 
 def _failure(source: Path, failed: Path, error: Exception) -> str:
@@ -368,7 +382,7 @@ def _page_tables(study: Study, found: list[runs.Run], executed: Path, names: lis
 
 def _build_html(stage: Path, log: Path) -> None:
     """Build the staged book; any warning of Sphinx is an error."""
-    _tell("building the pages")
+    tell("building the pages")
     command = [
         sys.executable,
         "-c",
@@ -381,11 +395,9 @@ def _build_html(stage: Path, log: Path) -> None:
     ]
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if code and shutil.disk_usage(stage).free < 1 << 20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if code or not (stage / "_build" / "html" / "index.html").is_file():
         lines = log.read_text("utf-8").splitlines()
         shown = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL", line)] or lines[-20:]
         raise BookError(f"jupyter-book ended with code {code}, see {log}:\n" + "\n".join(shown))
-
-
-def _tell(line: str) -> None:
-    print(f"bhl: {line}", file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beyond_hard_labels import InputError, __version__, dcic, real_data
+from beyond_hard_labels import InputError, __version__, dcic, files, real_data
 
 MOST_MEMBERS, MOST_BYTES = 100_000, 4 << 30  # of an archive; bytes before and after decompression
 MOST_OF_IMAGE, MOST_OF_TEXT = 4 << 20, 512 << 20  # bytes of one member
@@ -72,38 +72,60 @@ def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) 
     if wrong := [digest for digest in accepted if not re.fullmatch("[0-9a-f]{64}", digest)]:
         raise InputError(f"--sha256 is '{wrong[0]}', expected 64 hexadecimal digits")
     source, target = SETS[name], real_data.folders()[1] / f"{name}.npz"
-    known = record(target).get("sha256", {})
-    remote = origin is None or re.match("https?://", origin)
-    if target.is_file() and remote and set(accepted) <= set(known.values()):
-        return False
     places = _places(source, origin)
+
+    def is_there() -> bool:
+        remote = origin is None or re.match("https?://", origin)
+        return target.is_file() and remote and set(accepted) <= set(_known(target).values())
+
+    if is_there():
+        return False
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
-            paths = {file: _obtain(place, Path(temporary)) for file, place in places.items()}
-            found = {}
-            for (file, path), published in zip(paths.items(), source.files.values(), strict=True):
-                found[file] = _verify(places[file], path, published, known.get(file), accepted)
-            if unused := set(accepted) - set(found.values()):
-                there = ", ".join(f"{file} ({digest})" for file, digest in found.items())
-                raise InputError(f"--sha256 is {unused.pop()}, which is the checksum of none of {there}")
-            if target.is_file() and found == known:
+        with files.lock(target.with_name(f".{name}.lock"), f"fetches {name}"):
+            if is_there():  # another process fetched it meanwhile
                 return False
-            arrays = source.read(list(paths.values()))
-        real_data.check(" and ".join(places), arrays)
-        arrays["counts"] = arrays["counts"].astype(np.int64)
-        sizes = (len(arrays["images"]), int(arrays["counts"].sum()), arrays["class_names"].tolist())
-        values = (places, found, datetime.date.today().isoformat(), *sizes, source.licence, source.citation)
-        about = dict(zip(_RECORDED, values, strict=True))
-        # the record first: without a set it does no harm
-        real_data.write(target.with_suffix(".json"), lambda file: file.write(json.dumps(about, indent=1).encode()))
-        real_data.write(target, lambda file: np.savez(file, **arrays))
+            for leftover in target.parent.glob(f".{name}-*"):  # of a process that was killed
+                files.remove(leftover)
+            files.sweep(target)
+            return _make(source, target, places, accepted)
     except OSError as error:
         raise InputError(
             f"{name} cannot be put into the data cache {target.parent}, which must be writable: {error}; BHL_DATA_DIR "
             "names another folder"
         ) from error
+
+
+def _make(source: Source, target: Path, places: dict[str, str], accepted: tuple[str, ...]) -> bool:
+    """Get the files of a set and make its own of them; return False if it is made of these already."""
+    known = _known(target)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as temporary:
+        paths = {file: _obtain(place, Path(temporary)) for file, place in places.items()}
+        found = {}
+        for (file, path), published in zip(paths.items(), source.files.values(), strict=True):
+            found[file] = _verify(places[file], path, published, known.get(file), accepted)
+        if unused := set(accepted) - set(found.values()):
+            there = ", ".join(f"{file} ({digest})" for file, digest in found.items())
+            raise InputError(f"--sha256 is {unused.pop()}, which is the checksum of none of {there}")
+        if target.is_file() and found == known:
+            return False
+        arrays = source.read(list(paths.values()))
+    real_data.check(" and ".join(places), arrays)
+    arrays["counts"] = arrays["counts"].astype(np.int64)
+    sizes = (len(arrays["images"]), int(arrays["counts"].sum()), arrays["class_names"].tolist())
+    values = (places, found, datetime.date.today().isoformat(), *sizes, source.licence, source.citation)
+    with files.writing(target) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        about = dict(zip(_RECORDED, values, strict=True)) | {"made": files.checksum(temporary)}
+        files.write_json(target.with_suffix(".json"), about)  # before the set, without which it does no harm
     return True
+
+
+def _known(target: Path) -> dict[str, str]:
+    """Return the checksums of the files that a set was made of; nothing if what is there is not what was made."""
+    about = record(target)
+    whole = not target.is_file() or about.get("made") in (None, files.checksum(target))
+    return about.get("sha256", {}) if whole else {}
 
 
 def record(path: Path) -> dict:

@@ -6,6 +6,7 @@ as it was written, `Unwritten` what the disk did not take.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ from beyond_hard_labels import InputError
 from beyond_hard_labels.process import TimeUp, tell
 
 _SEAL = "seal"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -31,7 +33,7 @@ class Unwritten(OSError):
     """A file could not be written, most often for want of space; nothing of it was left."""
 
     def __str__(self) -> str:
-        return f"{self.filename} cannot be written: {self.strerror}; the same command goes on when it can"
+        return f"{self.filename} cannot be written: {self.strerror} in {Path(self.filename).parent}"
 
 
 @contextlib.contextmanager
@@ -46,7 +48,7 @@ def writing(path: Path) -> Iterator[Path]:
         With the name, for whatever the system says against it.
     """
     temporary, replaced = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".replaced"))
-    with _naming(path):
+    with naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(temporary)
@@ -63,11 +65,20 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Name a file or a folder, and the reason in words, in what the system says against writing it."""
     try:
         yield
+    except Unwritten:
+        raise
     except OSError as error:
         raise Unwritten(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether it was the want of space, or of a quota, that something could not be written for."""
+    said = os.strerror(errno.ENOSPC)  # shutil's own errors are lists of texts
+    return isinstance(error, OSError) and (error.errno in _FULL or said in str(error))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -110,7 +121,7 @@ def lock(path: Path, what: str, deadline: float = math.inf) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    with _naming(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path)
         try:

@@ -62,6 +62,11 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def is_stoppable() -> bool:
+    """Return whether this process waits for a word to stop, see `stoppable`."""
+    return signal.getsignal(signal.SIGTERM) is _on_signal
+
+
 def _on_signal(number: int, _) -> None:
     global _told
     again = _told is not None

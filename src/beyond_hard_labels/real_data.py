@@ -20,6 +20,7 @@ cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into whic
 import csv
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -34,7 +35,7 @@ from tokenize import TokenError
 
 import numpy as np
 
-from beyond_hard_labels import InputError, votes
+from beyond_hard_labels import InputError, files, votes
 from beyond_hard_labels.images import LabelledImages
 from beyond_hard_labels.runs import build_folder
 
@@ -108,6 +109,8 @@ def read(name: str, n_images: int | None = None) -> LabelledImages:
 
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, size: int, mtime: int) -> LabelledImages:
+    if _recorded(path) not in (None, _sha256(path, size, mtime)):
+        raise files.Damaged(f"{path} is not as it was written; remove it, and bhl data fetch gets it again")
     arrays = _arrays(path)
     check(path, arrays)
     images, counts = arrays["images"], arrays["counts"].astype(np.int64)
@@ -124,6 +127,14 @@ def _read(path: Path, size: int, mtime: int) -> LabelledImages:
         fold=arrays.get("fold"),
         official=arrays.get("labels"),
     )
+
+
+def _recorded(path: Path) -> str | None:
+    """Return the checksum that the record beside a set has of it, if there is one, see `fetch.record`."""
+    try:
+        return json.loads(path.with_suffix(".json").read_text("utf-8")).get("made")
+    except (OSError, ValueError, AttributeError):
+        return None  # what is wrong with a record is said where it is shown
 
 
 def check(path: Path | str, arrays: dict[str, np.ndarray]) -> None:
@@ -321,15 +332,9 @@ def _read_image(path: Path, size: int) -> np.ndarray:
 
 
 def write(path: Path, put: Callable) -> Path:
-    """Write a file under a temporary name, then rename it; `put` writes into the open file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            put(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file whole or not at all; `put` writes into the open file."""
+    with files.writing(path) as temporary, temporary.open("wb") as file:
+        put(file)
     return path
 
 

@@ -1,0 +1,131 @@
+"""The same study on a dask cluster: two worker processes on loopback, and what can go wrong with them."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from beyond_hard_labels import InputError, cluster, runs, study
+from conftest import TINY
+
+SMALL = TINY | {"n_images": 300, "epochs": 12}
+
+
+@contextmanager
+def local_cluster(**options):
+    from distributed import LocalCluster
+
+    settings = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(**settings | options) as made:
+        yield made
+
+
+def arrays(found):
+    """Everything that a run stores, by name."""
+    parts = {}
+    for run in found:
+        for name in ("predictions.npz", "features.npz"):
+            with np.load(run.folder / name, allow_pickle=False) as file:
+                parts |= {(run.spec.key, name, part): file[part] for part in file.files}
+        parts[run.spec.key, "weights"] = np.frombuffer((run.folder / "weights.safetensors").read_bytes(), np.uint8)
+        parts[run.spec.key, "history"] = run.history.to_numpy()
+    return parts
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_pools_results_bitwise_also_when_a_worker_is_killed(tmp_path, monkeypatch):
+    small = study.plan("smoke", **SMALL)
+    of_pool = arrays(study.ensure(small, workers=2))
+    killed = []
+    monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "shared"))
+    with local_cluster() as made, cluster.workers_of(made.scheduler_address, small.specs()) as executor:
+        client = executor.executor._client
+
+        def kill_a_worker_in_mid_run():
+            while not any(p.read_text().strip().isdigit() for p in (tmp_path / "shared" / "progress").glob("*")):
+                time.sleep(0.02)
+            busy = next(worker for worker, keys in client.processing().items() if keys)
+            killed.append(client.run(os.getpid, workers=[busy])[busy])
+            os.kill(killed[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_a_worker_in_mid_run)
+        killer.start()
+        found = study.ensure(small, executor=executor)
+        killer.join()
+    assert len(killed) == 1
+    assert equal(arrays(found), of_pool)
+    assert sorted(p.name for p in (tmp_path / "shared" / "runs").iterdir()) == sorted(s.key for s in small.specs())
+    assert not list((tmp_path / "shared").glob(".shared-*"))
+
+
+def test_without_dask_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"--scheduler needs dask\.distributed, expected the extra 'dask'"):
+        cluster.workers_of("tcp://127.0.0.1:1", []).__enter__()
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:1", "nowhere", "ftp://127.0.0.1:8786", "tcp://127.0.0.1:x", "tcp://"]
+)
+def test_a_scheduler_that_does_not_answer_is_named(address, monkeypatch):
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 1)
+    with pytest.raises(InputError, match=rf"--scheduler is '{address}', expected the address of a dask scheduler"):
+        cluster.workers_of(address, []).__enter__()
+
+
+@pytest.fixture(scope="module")
+def here_alone():
+    """A scheduler and a worker in this process, for what is refused before anything is trained."""
+    with local_cluster(n_workers=1, processes=False, protocol="tcp://") as made:
+        yield made.scheduler_address
+
+
+def small_specs():
+    return study.plan("smoke", **TINY).specs()
+
+
+def test_a_worker_with_other_code_or_versions_is_refused_in_the_words_of_the_status(here_alone, monkeypatch):
+    made = runs.provenance(small_specs()[0])
+    other = made | {"versions": made["versions"] | {"torch": "9.9"}, "code": made["code"] | {"models.py": "other"}}
+    answers = iter([other, made])  # here, then on the worker, which is this process, too
+    monkeypatch.setattr(runs, "provenance", lambda spec: next(answers))
+    with pytest.raises(InputError, match=r"cannot take part: tcp://.*: models\.py changed; torch 9\.9 → "):
+        cluster.workers_of(here_alone, small_specs()).__enter__()
+
+
+def test_a_worker_that_sees_another_folder_is_refused(here_alone, tmp_path):
+    from distributed import Client
+
+    spec = small_specs()[0]
+    here = (str(tmp_path / "elsewhere"), str(tmp_path), "token")
+    with Client(here_alone, set_as_default=False) as client:
+        (told,) = client.run(cluster.faults, here, runs.provenance(spec), spec).values()
+    assert told == [f"it does not see the folder {tmp_path / 'elsewhere'}, expected one that all machines share"]
+
+
+def test_a_worker_that_trains_two_runs_at_once_is_refused():
+    with (
+        local_cluster(n_workers=1, processes=False, threads_per_worker=2, protocol="tcp://") as made,
+        pytest.raises(InputError, match="it takes 2 tasks at once, expected one; start it with --nthreads 1"),
+        cluster.workers_of(made.scheduler_address, small_specs()),
+    ):
+        pass
+
+
+def test_a_worker_that_comes_later_is_looked_at_before_it_trains(here_alone, monkeypatch):
+    with cluster.workers_of(here_alone, small_specs()) as executor:
+        made = runs.provenance(small_specs()[0])
+        answers = iter([made | {"versions": made["versions"] | {"torch": "9.9"}}])
+        monkeypatch.setattr(runs, "provenance", lambda spec: next(answers, made))
+        with pytest.raises(InputError, match=r"the worker .* cannot take part: torch 9\.9 → "):
+            executor.submit(study._execute, small_specs()[0], 0.0).result()
+    assert not (runs.build_folder() / "runs").exists()
