@@ -114,6 +114,7 @@ def texts(run: Run) -> dict[str, Callable[[], str]]:
         *manifest["machine"].items(),
         ("training images", str(manifest["training_images"])),
         ("tied training images", str(manifest["tied_training_images"])),
+        ("training images with fewer votes than asked for", str(manifest["training_images_short_of_votes"])),
         ("test images", str(len(run.index))),
         ("seconds", str(manifest["seconds"])),
     ]
