@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from beyond_hard_labels import InputError, book, report, runs, study
+from beyond_hard_labels import InputError, book, files, report, runs, study
 from conftest import ROOT, TINY, remade
 
 pytestmark = pytest.mark.filterwarnings("default")  # what kernels and their clients warn of is not ours
@@ -295,6 +295,19 @@ def test_other_parameters_execute_every_notebook(project, small, capsys):
     built(project, small)
     built(project, study.plan("smoke", **(TINY | {"perplexity": 5.0})))
     assert "01_one is executed: parameters changed" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_a_full_disk_is_named_when_the_book_is_staged_and_with_room_it_is(disk, full, project, small):
+    filler = full(left=400_000)
+    with pytest.raises(files.Unwritten) as raised:
+        built(project, small)
+    stage = disk / "build" / "book.staging"
+    assert str(raised.value) == f"{stage} cannot be written: No space left on device in {stage.parent}"
+    assert not stage.exists()
+    filler.unlink()
+    built(project, small)
+    assert (stage.parent / "book" / "printed.json").is_file()
 
 
 def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():

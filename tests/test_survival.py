@@ -286,34 +286,18 @@ def test_a_damaged_set_is_named_and_can_be_fetched_again(tmp_path):
     assert path.read_bytes() == whole
 
 
+def test_a_fetch_that_is_killed_is_done_by_the_next_one_and_leaves_nothing(tmp_path):
+    archive = archives.pack(tmp_path / "MiceBone.zip", archives.micebone()[0])
+    fetching = ["data", "fetch", "micebone", "--from", str(archive), "--sha256", files.checksum(archive)]
+    kills = [{"arguments": fetching, "at": ["sync", n, "kill"]} for n in (1, 3)]  # before the record, before the set
+    codes, said, _ = live(tmp_path, *kills, {"arguments": fetching}, {"arguments": fetching})
+    assert codes == [KILLED, KILLED, 0, 0], said
+    assert (said.count("is made"), said.count("is there already")) == (1, 1)
+    left = {path.name for path in real_data.folders()[1].iterdir()}
+    assert left == {"micebone.npz", "micebone.json", ".micebone.lock"}
+
+
 # Without space
-
-
-@pytest.fixture
-def full(tmp_path):
-    """Return a function that fills a small disk, but for some bytes, on which builds and the data cache lie."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk, since this user may not mount one: {mounted.stderr.strip()}")
-
-    def fill(left):
-        filler = disk / "filler"
-        filler.write_bytes(bytes(shutil.disk_usage(disk).free - left))
-        return filler
-
-    yield fill
-    subprocess.run(["umount", disk], check=True)
-
-
-@pytest.fixture
-def disk(full, tmp_path, monkeypatch):
-    monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "disk" / "build"))
-    monkeypatch.setenv("BHL_DATA_DIR", str(tmp_path / "disk" / "cache"))
-    return tmp_path / "disk"
 
 
 def halves(folder):
