@@ -144,14 +144,17 @@ def blocks(language):
 
 
 def test_the_script_for_slurm_asks_for_workers_that_train_one_run_each():
-    script, with_gpu = blocks("python")
+    (script,), with_gpu = blocks("python"), re.search(r"`(job_extra_directives=\[.*?\])`", PAGE)[1]
     wanted = script.partition("cluster.scale(")[0].replace('"ib0"', '"lo"')
-    for source in (wanted, wanted.replace("cores=1,", f"cores=1,\n{with_gpu}")):
+    wanted = wanted.replace(
+        "SLURMCluster(\n", 'SLURMCluster(\nscheduler_options={"dashboard_address": "127.0.0.1:0"},\n'
+    )
+    for source in (wanted, wanted.replace("cores=1,", f"cores=1, {with_gpu},")):
         named = {}
         exec(source, named)
         with named["cluster"] as made:
             job = made.job_script()
-        assert re.search(r"dask worker tcp://\S+ .*--nthreads 1 ", job)
+        assert re.search(r"dask_worker tcp://\S+ .*--nthreads 1 ", job)
         assert "source .venv/bin/activate\n" in job
         assert ("#SBATCH --gres=gpu:1" in job) is (source != wanted)
 
@@ -176,8 +179,8 @@ def test_the_commands_of_the_page_train_a_study_on_loopback_and_show_what_they_s
         return f"exec {command.strip()} {more}"
 
     def start(command, more):
-        log = (tmp_path / "log").open("a")
-        return subprocess.Popen(["bash", "-c", typed(command, more)], env=environment, stdout=log, stderr=log)
+        with (tmp_path / "log").open("a") as log:
+            return subprocess.Popen(["bash", "-c", typed(command, more)], env=environment, stdout=log, stderr=log)
 
     small = " ".join(sets(**TINY))
     quiet = "--dashboard-address 127.0.0.1:0"
