@@ -102,7 +102,7 @@ def _make(study: Study, names: list[str], workers: int | None, only: str | None,
     stage.rename(build / "book")
     if from_nothing and set(reasons.values()) == {"no executed copy"} and set(reasons) == set(names):
         made = {"command": study.command, "seconds": round(time.perf_counter() - started, 1), "trained": len(found)}
-        runs.write_json(build / "full_book.json", made)
+        files.write_json(build / "full_book.json", made)
     return build / "book" / "_build" / "html" / "index.html"
 
 
