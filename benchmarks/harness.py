@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from beyond_hard_labels import InputError
-from beyond_hard_labels.runs import build_folder, write_json
+from beyond_hard_labels.files import write_json
+from beyond_hard_labels.runs import build_folder
 
 LIMIT = 600  # seconds after which a row is cut
 PACKAGES = (

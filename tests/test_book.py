@@ -360,7 +360,7 @@ def test_the_page_on_speed_is_built_with_and_without_measurements(project, small
     (project / "_toc.yml").write_text(f"{contents}  - file: book/speed\n")
     (project / "results" / "bench").mkdir(parents=True)
     for name in rows:
-        runs.write_json(project / "results" / "bench" / f"{name}.json", row(name, ratio=1.0))
+        files.write_json(project / "results" / "bench" / f"{name}.json", row(name, ratio=1.0))
     page = built(project, small).parent / "book" / "speed.html"
     assert ("ROWS=gpu" in page.read_text()) == (not rows)
 
@@ -376,3 +376,16 @@ def test_only_a_book_made_from_nothing_leaves_its_wall_time(project, small, with
     shutil.rmtree(runs.build_folder() / "executed")
     built(project, small)
     assert not kept.exists()
+
+
+def test_the_curves_of_a_run_are_drawn_once_and_again_if_their_file_is_damaged(project, small, without_pages):
+    def pictures():
+        folder = built(project, small).parents[2] / "runs"
+        return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+    before, drawn = pictures(), {p: p.stat().st_mtime_ns for p in (runs.build_folder() / "curves").iterdir()}
+    assert len(before) == len(drawn) == 2
+    damaged = next(iter(drawn))
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    assert pictures() == before
+    assert {p for p, time in drawn.items() if p.stat().st_mtime_ns != time} == {damaged}

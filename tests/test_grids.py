@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from beyond_hard_labels import InputError, book, files, grids, metrics, real_data, runs, study, votes
-from conftest import TINY
+from conftest import TINY, sets
 
 SMALL = TINY | {"n_images": 60}
 
@@ -17,7 +17,7 @@ SMALL = TINY | {"n_images": 60}
 def put(name, n=80, seed=0):
     """Put a set of so many random images with three classes and up to twelve votes each into the cache."""
     draw = np.random.default_rng(seed)
-    counts = draw.multinomial(draw.integers(4, 13), [0.5, 0.3, 0.2], size=n)
+    counts = draw.multinomial(draw.integers(4, 13, n), [0.5, 0.3, 0.2])
     images = draw.integers(0, 256, (n, 28, 28), dtype=np.uint8)
     folder = real_data.folders()[1]
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,3 +275,28 @@ def test_options_that_do_not_fit_are_refused(bhl, options, message):
     done = bhl("study", *options)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_a_grid_is_trained_by_processes_stopped_at_a_limit_and_gone_on_with_by_the_same_command(bhl):
+    command = ["study", "--grid", "votes", "--profile", "smoke", *sets(**SMALL)]
+    stopped = bhl(*command, "--full", "--publish", "--time-limit", "0s")
+    assert stopped.returncode == 75, stopped.stderr
+    assert "no part is whole yet" in stopped.stdout
+    done = bhl(*command)
+    assert done.returncode == 0, done.stderr
+    assert "all 8 runs are here" in done.stdout
+    again = bhl(*command)
+    assert "training" not in again.stderr
+    assert "all 8 runs are here" in again.stdout
+
+
+@pytest.mark.slow
+def test_real_votes_are_taken_from_those_of_each_image_and_images_that_have_fewer_are_counted():
+    put("cifar10h")
+    spec = replace(grids.parts("votes", small())["cifar10h"][0], votes_per_image=6)
+    data = study.images_of(spec)
+    run = study.execute(spec)
+    few = data.votes[study.split_of(spec, data).train].sum(axis=1) < 6
+    assert 0 < run.manifest["training_images_short_of_votes"] == few.sum()
+    assert np.array_equal(run.stored("test_votes"), data.votes[run.index])

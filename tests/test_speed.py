@@ -2,10 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
-from beyond_hard_labels import InputError, report, runs, speed
+from beyond_hard_labels import InputError, report, runs, speed, status
 from conftest import ROOT
 
 SIDE = {"median": 2.0, "low": 1.0, "high": 3.0, "repeats": 3}
@@ -108,3 +110,11 @@ def test_every_placeholder_of_the_page_is_there_and_it_has_no_number_of_its_own(
 def test_measurements_are_no_published_run(publish):
     publish(row("epoch"))
     assert runs.published_specs("synthetic") == []
+    assert status.items() == []
+
+
+def test_no_process_waits_for_the_import_of_what_few_need():
+    code = "import sys; from beyond_hard_labels import report, study; print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "pandas" in imported
+    assert {"torch", "matplotlib", "sklearn", "scipy.stats", "scipy.optimize", "openTSNE"}.isdisjoint(imported)

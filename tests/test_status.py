@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from beyond_hard_labels import book, real_data, runs, status, study
-from conftest import ROOT, TINY, sets
+from conftest import ROOT, TINY, remade, sets
 
 SMALL = TINY | {"epochs": 1, "tsne_iterations": 50, "perplexity": 5.0}
 ON_FILE = {name: value for name, value in SMALL.items() if name not in ("n_images", "image_size")}
@@ -150,10 +150,10 @@ def test_another_data_file_concerns_the_runs_on_that_set(checkout):
 
 
 def test_another_library_is_named_with_both_versions(checkout):
-    path = runs.build_folder() / "runs" / specs()[SET].key / "manifest.json"
-    manifest = json.loads(path.read_text())
-    now = manifest["versions"]["torch"]
-    path.write_text(json.dumps(manifest | {"versions": manifest["versions"] | {"torch": "2.0.1"}}))
+    folder = runs.build_folder() / "runs" / specs()[SET].key
+    made = json.loads((folder / "manifest.json").read_text())["versions"]
+    now = made["torch"]
+    remade(folder, versions=made | {"torch": "2.0.1"})
     assert stale() == {SET: f"torch 2.0.1 → {now}"}
 
 
@@ -179,9 +179,28 @@ def test_whatever_a_run_holds_it_is_told_and_never_a_crash(checkout, name, conte
     assert set(stale()) == {SLICE}
 
 
+def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(checkout):
+    from beyond_hard_labels import checkpoints
+    from beyond_hard_labels.training import Progress
+
+    for name in (SET, SLICE):
+        checkpoints.save(specs()[name], Progress(1, 0, [], {}), 2.0)
+    found = {item.name: item for item in status.items() if item.kind == "checkpoint"}
+    assert [item.why for item in found.values()] == [[], []]
+    with (checkout / "dcic.py").open("a") as file:
+        file.write("\nMORE = 1\n")
+    runs.code_fingerprint.cache_clear()
+    found = {item.name: item.why for item in status.items() if item.kind == "checkpoint"}
+    assert found == {specs()[SET].key: [], specs()[SLICE].key: ["dcic.py changed"]}
+    newest = next((runs.build_folder() / "checkpoints" / specs()[SET].key).glob("*.json"))
+    newest.write_text("{")
+    found = {item.name: item.why for item in status.items() if item.kind == "checkpoint"}
+    assert found[specs()[SET].key][0].startswith(f"{newest.name} is not as it was written")
+
+
 def test_a_missing_file_of_a_run_is_named(checkout):
     (runs.build_folder() / "runs" / specs()[SET].key / "weights.safetensors").unlink()
-    assert stale() == {SET: "weights.safetensors is missing"}
+    assert stale() == {SET: "it is not whole, weights.safetensors not found"}
 
 
 def test_a_map_whose_run_is_gone_or_that_is_damaged_is_stale(checkout):

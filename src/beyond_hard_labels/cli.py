@@ -107,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     study = _add(commands, "study", _study, "train what is missing of all runs: both kinds of label, all splits")
     _add_study_options(study)
     _add_workers(study)
+    study.add_argument(
+        "--scheduler", metavar="ADDRESS", help="train on the workers of a dask scheduler, such as tcp://host:8786"
+    )
     study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead: when or votes")
     study.add_argument("--full", action="store_true", help="the whole of that grid, not the slice that the book trains")
     study.add_argument("--publish", action="store_true", help="write its finished parts to results, for the book")
@@ -289,7 +292,6 @@ def _run(arguments) -> int:
 
 def _study(arguments) -> int:
     from beyond_hard_labels.report import scores
-    from beyond_hard_labels.study import ensure
 
     if arguments.grid is not None:
         return _grid(arguments)
@@ -298,9 +300,24 @@ def _study(arguments) -> int:
             raise InputError(f"--{option.replace('_', '-')} is of a grid; expected --grid NAME with it")
     study = _plan(arguments)
     with _packing(study.specs(), arguments.pack):
-        found = ensure(study, workers=_check_workers(arguments), deadline=_deadline(arguments))
+        found = _ensured(arguments, study.specs())
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
     return 0
+
+
+def _ensured(arguments, specs: list) -> list:
+    """Return the runs of some specs after training what is missing, here or on a cluster."""
+    from beyond_hard_labels.study import ensure_specs
+
+    workers, deadline = _check_workers(arguments), _deadline(arguments)
+    if not arguments.scheduler:
+        return ensure_specs(specs, workers=workers, deadline=deadline)
+    if workers:
+        raise InputError("--workers is for this machine; expected without --scheduler")
+    from beyond_hard_labels.cluster import workers_of
+
+    with workers_of(arguments.scheduler, specs) as executor:
+        return ensure_specs(specs, deadline=deadline, executor=executor)
 
 
 @contextmanager
@@ -341,7 +358,6 @@ def _grid(arguments) -> int:
     import os
 
     from beyond_hard_labels import grids
-    from beyond_hard_labels.study import ensure_specs
 
     if arguments.publish and not arguments.full:
         raise InputError("--publish is of the whole grid; expected --full with it")
@@ -359,7 +375,7 @@ def _grid(arguments) -> int:
     try:
         specs = [spec for part in parts.values() for spec in part]
         with _packing(specs, arguments.pack):
-            ensure_specs(specs, workers=workers, deadline=_deadline(arguments))
+            _ensured(arguments, specs)
     finally:
         if arguments.publish:
             done = grids.publish(arguments.grid, study)

@@ -115,7 +115,11 @@ def read(archive: zipfile.ZipFile, name: str, class_names: tuple[str, ...] | Non
     annotations, members = _members(archive, where, name, faults)
     ids = sorted(members, key=lambda image_id: hashlib.sha256(image_id.encode()).digest())
     rows = {image_id: row for row, image_id in enumerate(ids)}
-    n_raters, raters, row_of, labels = _read_annotations(archive, annotations, rows, class_names, faults)
+    of_images = []
+    with ThreadPoolExecutor(1) as pool:  # decoding images leaves this thread running, which reads the votes meanwhile
+        reading = pool.submit(_read_images, archive, [members[image_id] for image_id in ids], of_images)
+        n_raters, raters, row_of, labels = _read_annotations(archive, annotations, rows, class_names, faults)
+        images = reading.result()
     class_names = class_names or tuple(sorted(set(labels)))
     for n, kind, least, most in ((len(class_names), "classes", 2, 127), (n_raters, "raters", 1, MOST_RATERS)):
         if not least <= n <= most:
@@ -123,7 +127,7 @@ def read(archive: zipfile.ZipFile, name: str, class_names: tuple[str, ...] | Non
     unrated = np.ones(len(ids), bool)
     unrated[row_of] = False
     faults += [f"{members[ids[row]]}: the image has no votes in {annotations}" for row in np.flatnonzero(unrated)]
-    images = _read_images(archive, [members[image_id] for image_id in ids], faults)
+    faults += of_images
     refuse(f"{where} is not a set in the format of DCIC", faults)
     ratings = np.full((len(ids), n_raters), -1, np.int8)
     ratings[row_of, raters] = [class_names.index(label) for label in labels]
@@ -155,7 +159,7 @@ def slice_split(fold: np.ndarray, number: int) -> Split:
 
 
 def _image_id(path: str) -> str:
-    return PurePosixPath(path).name.removesuffix(".png").split("-[")[0]
+    return path.rpartition("/")[2].removesuffix(".png").partition("-[")[0]
 
 
 def _members(archive: zipfile.ZipFile, where: str, name: str, faults: list[str]) -> tuple[str, dict[str, str]]:
@@ -300,9 +304,11 @@ def _read_image(archive: zipfile.ZipFile, member: str) -> np.ndarray | str:
                 return f"{width} x {height} pixels, expected a square of {SMALLEST} to {LARGEST}"
             if file.mode not in GREY_MODES + COLOUR_MODES:
                 return f"its pixels are of mode {file.mode}, expected 8 bits a channel, grey or colour"
-            pixels = np.asarray(file.convert("L" if file.mode in GREY_MODES else "RGB"))
+            mode = "L" if file.mode in GREY_MODES else "RGB"
+            image = file if file.mode == mode else file.convert(mode)
+            if mode == "RGB":
+                red, green, blue = image.split()
+                image = red if red.tobytes() == green.tobytes() == blue.tobytes() else image
+            return np.asarray(image)
     except Exception as error:  # Pillow's decoders raise of many kinds; all mean that the file cannot be read
         return f"the image cannot be read: {error}"
-    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
-        return pixels[:, :, 0]
-    return pixels

@@ -21,6 +21,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -217,17 +218,21 @@ def _verify(place: str, path: Path, published: str, before: str | None, accepted
             words = " ".join("".join(c for c in title[1] if c.isprintable() or c.isspace()).split()) if title else ""
             came = "the server sent" if re.match("https?://", place) else "this is"
             raise InputError(f"{place}: {came} a page, not an archive: {words[:100] or 'without a title'}")
-        found = {}
-        for kind in ("sha256", "md5"):
-            file.seek(0)
-            found[kind] = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
     kind, _, digest = (f"sha256:{before}" if before else published).partition(":")
+    kinds = {"sha256", kind} - {""}
+    with ThreadPoolExecutor() as pool:  # each reads the file; hashing leaves other threads running
+        found = dict(zip(kinds, pool.map(partial(_digest, path), kinds), strict=True))
     if digest and found[kind] != digest and found["sha256"] not in accepted:
         raise InputError(
             f"{place} is another file than the one {'fetched before' if before else 'published'}: its {kind} is "
             f"{found[kind]}, expected {digest}; if it is the one that you want, add --sha256 {found['sha256']}"
         )
     return found["sha256"]
+
+
+def _digest(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
 
 
 # Archives

@@ -7,7 +7,6 @@ the soft truth unless its name says otherwise.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
 
 from beyond_hard_labels.randomness import stream
 
@@ -163,6 +162,7 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     logits, truth : np.ndarray
         (N, K), of images that are not scored afterwards; rows of `truth` sum to 1 and may be one-hot.
     """
+    from scipy import optimize, special  # here, since every process imports this module and few fit anything
 
     def cross_entropy(log_t: float) -> float:
         z = logits / np.exp(log_t)

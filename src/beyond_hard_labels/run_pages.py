@@ -1,14 +1,20 @@
 """Pages that say where numbers come from: one a run, one a list of runs, written from the store."""
 
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from beyond_hard_labels import report
+from beyond_hard_labels import files, report
 from beyond_hard_labels.parameters import options
-from beyond_hard_labels.runs import Run, RunSpec
+from beyond_hard_labels.runs import Run, RunSpec, build_folder, code_fingerprint
 from beyond_hard_labels.study import Study
 
 _LIST = """({label})=
@@ -89,10 +95,26 @@ bhl compare {key}
 
 
 def page_texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
-    """Return all that a page may name: what a notebook may, and the explorer."""
+    """Return all that a page may name: what a notebook may, the explorer, and what many runs cost."""
     from beyond_hard_labels import interactive
 
-    return report.texts(study, runs) | {"explorer": lambda: interactive.explorer(runs, study.command)}
+    more = {"explorer": lambda: interactive.explorer(runs, study.command)}
+    return report.texts(study, runs) | more | _costs(runs)
+
+
+def _costs(runs: list[Run], many: int = 1000, workers: tuple[int, ...] = (1, 2, 10, 100)) -> dict[str, str]:
+    """Return what many runs such as these cost, from the mean seconds and bytes of these."""
+    seconds = sum(run.manifest["seconds"] for run in runs) / len(runs)
+    size = sum((run.folder / name).stat().st_size for run in runs for name in run.files) / len(runs)
+    table = [(f"{n:,}", f"{math.ceil(many / n) * seconds / 3600:.2f}") for n in workers]
+    linked = {"seconds": f"{seconds:.1f} s", "hours": f"{many * seconds * runs[0].spec.threads / 3600:.1f}"}
+    linked["disk"] = f"{many * size / 1e9:.1f} GB"
+    machine = runs[0].manifest["machine"]
+    return {
+        **{f"cluster.{name}": f"[{text}](#{report.label(runs)})" for name, text in linked.items()},
+        "cluster.machine": f"{runs[0].spec.threads} thread(s) of {machine.get('gpu', machine['system'])}",
+        "table.cluster": report.markdown_table(pd.DataFrame(table, columns=["workers", "hours"]), "cluster"),
+    }
 
 
 def texts(run: Run) -> dict[str, Callable[[], str]]:
@@ -109,6 +131,7 @@ def texts(run: Run) -> dict[str, Callable[[], str]]:
         *manifest["machine"].items(),
         ("training images", str(manifest["training_images"])),
         ("tied training images", str(manifest["tied_training_images"])),
+        ("training images with fewer votes than asked for", str(manifest["training_images_short_of_votes"])),
         ("test images", str(len(run.index))),
         ("seconds", str(manifest["seconds"])),
     ]
@@ -139,12 +162,7 @@ def write(folder: Path, groups: list[tuple[Study, list[Run]]]) -> tuple[dict, di
     tuple
         The part of the table of contents, and the record of each page's numbers by the page's name.
     """
-    import matplotlib.pyplot as plt
-
-    from beyond_hard_labels import plots
-
     folder.mkdir()
-    plots.use_style()
     records, chapters, written = {}, [], set()
     for study, runs in groups:
         label, sections = report.label(runs), []
@@ -165,11 +183,33 @@ def write(folder: Path, groups: list[tuple[Study, list[Run]]]) -> tuple[dict, di
             text, printed = report.fill(page, texts(run), f"runs/{key}")
             (folder / f"{key}.md").write_text(text, "utf-8")
             records[f"runs/{key}.md"] = {"run": key, "printed": printed}
-            figure = plots.training_curves([run])
-            figure.savefig(folder / f"{key}.png")
-            plt.close(figure)
+            (folder / f"{key}.png").write_bytes(_curves(run))
         chapters.append({"file": f"runs/{label}", "sections": sections} if sections else {"file": f"runs/{label}"})
     return {"caption": "Runs", "chapters": chapters}, records
+
+
+def _curves(run: Run) -> bytes:
+    """Return the picture of a run's learning curves, drawn once: it takes longer than all the rest of the page."""
+    made_of = [
+        run.manifest["files"]["history.csv"],
+        run.spec.labels,
+        code_fingerprint("plots"),
+        importlib.metadata.version("matplotlib"),
+        importlib.metadata.version("seaborn"),
+    ]
+    path = build_folder() / "curves" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}.png"
+    with contextlib.suppress(FileNotFoundError, files.Damaged):  # a picture is drawn again in no time
+        return files.read_sealed(path)
+    import matplotlib.pyplot as plt
+
+    from beyond_hard_labels import plots
+
+    plots.use_style()
+    figure, drawn = plots.training_curves([run]), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    files.write_sealed(path, drawn.getvalue())
+    return drawn.getvalue()
 
 
 def _named(run: Run) -> dict[str, str]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from beyond_hard_labels.randomness import stream
 
@@ -52,6 +51,8 @@ def corrected_t(differences, test_share: float = TEST_SHARE, *, level: float = 0
 
 def _interval(mean, deviation, n, test_share: float, level: float) -> tuple:
     """Return mean, bounds and p of many differences at once, each from n splits; NaN where n < 2."""
+    from scipy import stats  # here, since it takes as long to import as all the rest
+
     mean, deviation, n = (np.asarray(x, np.float64) for x in (mean, deviation, n))
     freedom = np.where(n > 1, n - 1, np.nan)
     error = np.sqrt(1 / n + test_share) * deviation

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from beyond_hard_labels import InputError, runs
+from beyond_hard_labels import InputError, files, runs
 from beyond_hard_labels.runs import RunSpec
 from beyond_hard_labels.study import Study, map_inputs, read_map
 
@@ -60,7 +60,7 @@ def items(study: Study | None = None) -> list[Item]:
     build = runs.build_folder()
     local, leftovers = _folders(build / "runs")
     found = [_run("run", folder) for folder in local]
-    found += [_run("published run", folder) for folder in _folders(runs.published_folder())[0]]
+    found += [_run("published run", path.parent) for path in runs.published_folder().glob("*/spec.json")]
     in_progress, more = _folders(build / "checkpoints")
     found += [_run("checkpoint", folder) for folder in in_progress]
     stale = {item.name for item in found if item.kind == "run" and item.why}
@@ -91,34 +91,33 @@ def _folders(parent: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _run(kind: str, folder: Path) -> Item:
-    """Return a run, or a training in progress, whatever version of this package wrote it."""
-    read = {}
-    paths = {name: folder / f"{name}.json" for name in ("spec", "manifest")}
-    if kind == "checkpoint":  # the newest holds both
-        paths = dict.fromkeys(paths, max(folder.glob("*.json"), default=folder / "checkpoint.json"))
-    for name, path in paths.items():
-        try:
-            read[name] = dict(json.loads(path.read_text("utf-8")))
-        except FileNotFoundError:
-            return Item(kind, folder.name, "", [f"{path.name} is missing"], folder)
-        except (ValueError, TypeError, OSError):
-            return Item(kind, folder.name, "", [f"{path.name} is damaged"], folder)
-    spec, manifest = read["spec"], read["manifest"]
-    spec = spec.get("spec", {}) if kind == "checkpoint" else spec
-    if other := _other_fields(spec):
-        return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
-    spec = RunSpec(**spec)
-    names = () if kind == "checkpoint" else runs.required_files(folder)
-    why = runs.changes(manifest, runs.provenance(spec))
-    why += [f"{name} is missing" for name in names if not (folder / name).is_file()]
-    why += [f"its spec is that of {spec.key}"] if spec.key != folder.name else []
-    return Item(kind, folder.name, _words(spec), why, folder)
+    """Return a run, or the newest checkpoint of one, whatever version of this package wrote it."""
+    what, why = "", []
+    try:
+        if kind == "checkpoint":
+            newest = max(folder.glob("*.json"), default=folder / "checkpoint.json")
+            about = files.read_sealed_json(newest)
+            spec = about["spec"]
+        else:
+            spec = json.loads((folder / "spec.json").read_text("utf-8"))
+        if other := _other_fields(spec):
+            return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
+        spec = RunSpec(**spec)
+        what = _words(spec)
+        why = (
+            runs.changes(about, runs.provenance(spec)) if kind == "checkpoint" else runs.differences(runs.load(folder))
+        )
+        why += [f"its spec is that of {spec.key}"] if spec.key != folder.name else []
+    except InputError as error:  # damaged
+        why = [str(error).replace(f"the run in {folder.resolve()}", "it").replace(f"{folder.resolve()}/", "")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = [f"it cannot be read ({type(error).__name__}: {error})"]
+    return Item(kind, folder.name, what, why, folder)
 
 
 def _other_fields(spec: dict) -> str:
     """Say which fields a spec has more (+) and less (-) than today's; nothing if it has the same."""
-    now = {field.name for field in fields(RunSpec)}
-    before = set(spec)
+    now, before = {field.name for field in fields(RunSpec)}, set(spec)
     return ", ".join([f"+{name}" for name in sorted(now - before)] + [f"-{name}" for name in sorted(before - now)])
 
 
@@ -139,11 +138,13 @@ def _map(path: Path, stale: set[str]) -> Item:
     except InputError:
         return Item("map", path.name, what, ["it is damaged"], path)
     folder = folder if folder.is_dir() else runs.published_folder() / key
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    except OSError:
+    if not folder.is_dir():
         return Item("map", path.name, what, ["its run is gone"], path)
-    return Item("map", path.name, what, runs.changes(made_of, map_inputs(manifest)), path)
+    try:
+        here = map_inputs(files.read_sealed_json(folder / "manifest.json"))
+    except InputError:
+        return Item("map", path.name, what, ["its run is damaged"], path)
+    return Item("map", path.name, what, runs.changes(made_of, here), path)
 
 
 def _notebooks(study: Study) -> Iterator[Item]:
