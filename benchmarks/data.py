@@ -192,8 +192,6 @@ def _vote_table(n, each):
 
 def _labels_of(table):
     """Return the images' names, their hard labels and which are tied."""
-    rows, names = pd.factorize(table["task"])
-    columns, classes = pd.factorize(table["label"], sort=True)
-    counts = np.bincount(rows * len(classes) + columns, minlength=len(names) * len(classes))
-    made = package.targets(counts.reshape(len(names), len(classes)), "hard")
-    return names, np.asarray(classes)[made.rows.argmax(axis=1)], made.tied
+    names, classes, counts = package.tally(table["task"], table["label"])
+    made = package.targets(counts, "hard")
+    return names, classes[made.rows.argmax(axis=1)], made.tied

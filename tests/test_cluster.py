@@ -1,17 +1,22 @@
 """The same study on a dask cluster: two worker processes on loopback, and what can go wrong with them."""
 
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from beyond_hard_labels import InputError, cluster, runs, study
-from conftest import TINY
+from conftest import ROOT, TINY, sets
+from test_rerun import console, fits
 
 SMALL = TINY | {"n_images": 300, "epochs": 12}
 
@@ -129,3 +134,73 @@ def test_a_worker_that_comes_later_is_looked_at_before_it_trains(here_alone, mon
         with pytest.raises(InputError, match=r"the worker .* cannot take part: torch 9\.9 → "):
             executor.submit(study._execute, small_specs()[0], 0.0).result()
     assert not (runs.build_folder() / "runs").exists()
+
+
+PAGE = (ROOT / "book" / "cluster.md").read_text("utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+def test_the_script_for_slurm_asks_for_workers_that_train_one_run_each():
+    (script,), with_gpu = blocks("python"), re.search(r"`(job_extra_directives=\[.*?\])`", PAGE)[1]
+    wanted = script.partition("cluster.scale(")[0].replace('"ib0"', '"lo"')
+    wanted = wanted.replace(
+        "SLURMCluster(\n", 'SLURMCluster(\nscheduler_options={"dashboard_address": "127.0.0.1:0"},\n'
+    )
+    for source in (wanted, wanted.replace("cores=1,", f"cores=1, {with_gpu},")):
+        named = {}
+        exec(source, named)
+        with named["cluster"] as made:
+            job = made.job_script()
+        assert re.search(r"dask_worker tcp://\S+ .*--nthreads 1 ", job)
+        assert "source .venv/bin/activate\n" in job
+        assert ("#SBATCH --gres=gpu:1" in job) is (source != wanted)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_train_a_study_on_loopback_and_show_what_they_show(tmp_path):
+    scheduler, worker, study_command, _ = blocks("bash")
+    for block in blocks("bash"):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+    port = str(free_port())
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT / "src")}
+
+    def typed(command, more=""):
+        command = command.replace("node0", "127.0.0.1").replace("8786", port).replace("--nworkers 8", "--nworkers 2")
+        return f"exec {command.strip()} {more}"
+
+    def start(command, more):
+        with (tmp_path / "log").open("a") as log:
+            return subprocess.Popen(["bash", "-c", typed(command, more)], env=environment, stdout=log, stderr=log)
+
+    small = " ".join(sets(**TINY))
+    quiet = "--dashboard-address 127.0.0.1:0"
+    started = [start(scheduler, quiet), start(worker, f"{quiet} --local-directory {tmp_path}")]
+    try:
+        for _ in range(300):
+            if "Registered to" in (tmp_path / "log").read_text():
+                break
+            time.sleep(0.2)
+        done = subprocess.run(
+            ["bash", "-c", typed(study_command, small)], env=environment, capture_output=True, text=True, check=False
+        )
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+    assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
+    keys = {spec.key for spec in study.plan("smoke", **TINY).specs()}
+    assert all(key in done.stdout for key in keys)
+    assert all(runs.find(spec) for spec in study.plan("smoke", **TINY).specs())
+    ((asked, shown),) = console(PAGE)
+    told = subprocess.run(["bash", "-c", asked], env=environment, capture_output=True, text=True, check=True).stdout
+    assert fits(shown, told), told

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, report, study
+from beyond_hard_labels import InputError, grid_pages, report, speed, study
 from beyond_hard_labels.metrics import entropy, kl
 from beyond_hard_labels.significance import Interval, corrected_t
 from conftest import TINY
@@ -97,6 +97,7 @@ def test_every_page_can_be_filled(finished):
     from conftest import ROOT
 
     tables = {f"table.{name}": "" for name in ("machine", "versions", "notebooks")} | {"explorer": ""}
+    tables |= dict.fromkeys(grid_pages.texts(finished[0]) | speed.texts(), "")
     for page in (ROOT / "book").glob("*.md"):
         report.fill(page.read_text("utf-8"), report.texts(*finished) | tables, page.name)
 

@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from beyond_hard_labels import InputError, shapes, votes
@@ -178,3 +179,37 @@ def test_smoothing_spreads_its_share_and_none_changes_no_bit(labels):
     assert smoothed.rows == pytest.approx(0.8 * plain.rows + 0.05)
     assert smoothed.rows.sum(axis=1) == pytest.approx(1)
     assert np.array_equal(votes.smooth(plain, 0.0).rows, plain.rows)
+
+
+def test_a_long_table_is_tallied_as_the_docstring_says():
+    names, classes, counts = votes.tally(["a", "b", "a"], ["x", "y", "x"])
+    assert names.tolist() == ["a", "b"]
+    assert classes.tolist() == ["x", "y"]
+    assert counts.tolist() == [[2, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series], ids=["list", "array", "series"])
+def test_a_tally_is_what_a_loop_over_the_votes_counts(kind):
+    random = np.random.default_rng(0)
+    images = [f"image {i}" for i in random.integers(0, 40, 500)]
+    labels = [["owl", "cat", "bat"][c] for c in random.integers(0, 3, 500)]
+    names, classes, counts = votes.tally(kind(images), kind(labels))
+    assert names.tolist() == list(dict.fromkeys(images))
+    assert classes.tolist() == ["bat", "cat", "owl"]
+    expected = {(image, label): 0 for image in names for label in classes}
+    for vote in zip(images, labels, strict=True):
+        expected[vote] += 1
+    assert counts.ravel().tolist() == list(expected.values())
+
+
+def test_a_vote_without_image_or_label_is_not_counted_as_another():
+    with pytest.raises(InputError, match=r"1 vote\(s\) without label, the first in row 1"):
+        votes.tally(["a", "b"], ["x", None])
+    with pytest.raises(InputError, match=r"without image, the first in row 0"):
+        votes.tally([None, "b"], ["x", "y"])
+    with pytest.raises(InputError, match="2 images and 1 labels"):
+        votes.tally(["a", "b"], ["x"])
+
+
+def test_no_votes_make_an_empty_table():
+    assert votes.tally([], [])[2].shape == (0, 0)

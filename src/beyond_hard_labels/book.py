@@ -26,7 +26,19 @@ import nbformat
 import pandas as pd
 import yaml
 
-from beyond_hard_labels import InputError, files, grids, process, report, run_pages, runs, sections, speed, verify
+from beyond_hard_labels import (
+    InputError,
+    files,
+    grid_pages,
+    grids,
+    process,
+    report,
+    run_pages,
+    runs,
+    sections,
+    speed,
+    verify,
+)
 from beyond_hard_labels.process import tell
 from beyond_hard_labels.study import Study, ensure_specs, set_aside_damaged_map
 
@@ -197,6 +209,9 @@ def inputs(source: Path, study: Study) -> dict[str, dict[str, str]]:
     hashed = {name: _hash(part) for name, part in parts.items()}
     if any("ensure(" in cell for cell in cells):
         hashed["runs"] = _hash([run.manifest["files"] if (run := runs.find(spec)) else None for spec in study.specs()])
+    for grid in grids.GRIDS:
+        if any(f'grids.results("{grid}"' in cell for cell in cells):
+            hashed[f"grid {grid}"] = _hash(grids.state(grid, study))
     if any("sections." in cell for cell in cells):
         hashed["real sets"] = _hash(sections.state())
     used = runs.modules_used("\n".join(cells))
@@ -326,7 +341,7 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     shutil.copytree(root / "src", stage / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     _write_config(root / "_config.yml", stage / "_config.yml")
     (stage / "notebooks").mkdir()
-    groups = {report.label(found): (study, found)}
+    groups, asked = {report.label(found): (study, found)}, set()
     for name in names:
         source, copy = (nbformat.read(f / f"{name}.ipynb", as_version=4) for f in (root / "notebooks", executed))
         if faults := unfinished(copy):
@@ -334,13 +349,21 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
         staged = stage / "notebooks" / f"{name}.ipynb"
         nbformat.write(with_prose_of(source, copy), staged)
         for _, _, record in verify.printed_in(staged):
+            if "grids" in record:
+                asked |= set(record["grids"])
+                continue
             others = verify.runs_of(record)
             groups.setdefault(report.label(others[1]), others)
     part, records = run_pages.write(stage / "runs", list(groups.values()))
+    of_grids = {grid: grids.results(grid, study) for grid in sorted(asked)}
+    chapters, of_pages = grid_pages.write(stage / "runs", study, of_grids)
+    part["chapters"] += chapters
+    records |= of_pages
     contents = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
     parts = contents.get("parts", [{"chapters": contents.pop("chapters", [])}])
     (stage / "_toc.yml").write_text(yaml.safe_dump(contents | {"parts": [*parts, part]}, sort_keys=False), "utf-8")
-    from_runs, named = run_pages.page_texts(study, found), _page_tables(study, found, executed, names) | speed.texts()
+    from_runs = run_pages.page_texts(study, found) | grid_pages.texts(study, **of_grids)
+    named = _page_tables(study, found, executed, names) | speed.texts()
     for page in sorted((stage / "book").glob("*.md")):
         text, printed = report.fill(page.read_text("utf-8"), from_runs | named, f"book/{page.name}")
         page.write_text(text, "utf-8")

@@ -24,12 +24,13 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tokenize import TokenError
 
@@ -264,23 +265,27 @@ def refuse(what: str, faults: list[str]) -> None:
 
 def _read_votes(path: Path, faults: list[str]) -> tuple[list[str], dict[str, list[int]], dict[str, int]]:
     """Return the classes, each image's counts, and the line on which each image is first named."""
-    tally, lines = {}, {}
+    counts, cast, lines = {}, ([], []), {}  # cast: of each vote the image and the label
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [cell.strip() for cell in next(reader, [])]
             _check_header(path, header)
+            take = partial(_take_vote, header, cast) if "label" in header else partial(_take_counts, header, counts)
             for cells in reader:
-                if any(map(str.strip, cells)):
-                    fault = _take_row(header, [cell.strip() for cell in cells], reader.line_num, tally, lines)
-                    faults += [f"{path.name}, line {reader.line_num}: {fault}"] if fault else []
+                cells = [cell.strip() for cell in cells]
+                if any(cells) and (fault := _check_row(header, cells) or take(cells, reader.line_num, lines)):
+                    faults.append(f"{path.name}, line {reader.line_num}: {fault}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
-    class_names = [column for column in header if column != "image"]
-    if "label" in header:
-        found = {label for of_image in tally.values() for label in of_image}
-        class_names = sorted(found, key=int if all(label.isdecimal() for label in found) else None)
-    return class_names, {image: [row.get(c, 0) for c in class_names] for image, row in tally.items()}, lines
+    if "label" not in header:
+        return [column for column in header if column != "image"], counts, lines
+    images, labels, table = votes.tally(*cast)
+    class_names = labels.tolist()
+    if all(label.isdecimal() for label in class_names):
+        order = sorted(range(len(labels)), key=lambda c: int(class_names[c]))
+        class_names, table = [class_names[c] for c in order], table[:, order]
+    return class_names, dict(zip(images.tolist(), table.tolist(), strict=True)), lines
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -294,30 +299,44 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise InputError(f"{found}; expected a name for each, all different")
 
 
-def _take_row(header: list[str], cells: list[str], line: int, tally: dict, lines: dict) -> str:
-    """Add one row of the table to the tally; return what is wrong with it, or nothing."""
+def _check_row(header: list[str], cells: list[str]) -> str:
+    """Return what is wrong with a row as such, or nothing."""
     if len(cells) != len(header):
         return f"{len(cells)} cells, expected {len(header)}"
+    return _image_name(cells[header.index("image")])[1]
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def _image_name(cell: str) -> tuple[str, str]:
+    """Return an image's name, always the same object, and what is wrong with it, or nothing."""
+    name = PurePosixPath(cell)
+    if (image := name.as_posix()) == ".":
+        return image, "no image is named"
+    return image, f"'{name}' leaves the folder of the images" if name.is_absolute() or ".." in name.parts else ""
+
+
+def _take_vote(header: list[str], cast: tuple[list, list], cells: list[str], line: int, lines: dict) -> str:
+    """Add one vote to those cast; return what is wrong with it, or nothing."""
+    (image, _), label = _image_name(cells[header.index("image")]), cells[header.index("label")]
+    lines.setdefault(image, line)
+    if not label:
+        return f"the label of '{image}' is empty"
+    cast[0].append(image)
+    cast[1].append(sys.intern(label))
+    return ""
+
+
+def _take_counts(header: list[str], counts: dict, cells: list[str], line: int, lines: dict) -> str:
+    """Add the counts of one image; return what is wrong with them, or nothing."""
     row = dict(zip(header, cells, strict=True))
-    name = PurePosixPath(row.pop("image"))
-    image = name.as_posix()
-    if image == ".":
-        return "no image is named"
-    if name.is_absolute() or ".." in name.parts:
-        return f"'{name}' leaves the folder of the images"
-    before = lines.setdefault(image, line)
-    if "label" in row:
-        if not row["label"]:
-            return f"the label of '{image}' is empty"
-        tally.setdefault(image, defaultdict(int))[row["label"]] += 1
-        return ""
-    if before != line:
+    image, _ = _image_name(row.pop("image"))
+    if (before := lines.setdefault(image, line)) != line:
         return f"a second row for '{image}', after line {before}"
     wrong = [f"'{c}' is {cell or 'empty'}" for c, cell in row.items() if not re.fullmatch("[0-9]{1,9}", cell)]
     if wrong:
         return f"{', '.join(wrong)}; expected whole numbers of at least 0"
-    tally[image] = {c: int(cell) for c, cell in row.items()}
-    return "" if any(tally[image].values()) else f"'{image}' has no votes"
+    counts[image] = [int(cell) for cell in row.values()]
+    return "" if any(counts[image]) else f"'{image}' has no votes"
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -94,10 +95,26 @@ bhl compare {key}
 
 
 def page_texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
-    """Return all that a page may name: what a notebook may, and the explorer."""
+    """Return all that a page may name: what a notebook may, the explorer, and what many runs cost."""
     from beyond_hard_labels import interactive
 
-    return report.texts(study, runs) | {"explorer": lambda: interactive.explorer(runs, study.command)}
+    more = {"explorer": lambda: interactive.explorer(runs, study.command)}
+    return report.texts(study, runs) | more | _costs(runs)
+
+
+def _costs(runs: list[Run], many: int = 1000, workers: tuple[int, ...] = (1, 2, 10, 100)) -> dict[str, str]:
+    """Return what many runs such as these cost, from the mean seconds and bytes of these."""
+    seconds = sum(run.manifest["seconds"] for run in runs) / len(runs)
+    size = sum((run.folder / name).stat().st_size for run in runs for name in run.files) / len(runs)
+    table = [(f"{n:,}", f"{math.ceil(many / n) * seconds / 3600:.2f}") for n in workers]
+    linked = {"seconds": f"{seconds:.1f} s", "hours": f"{many * seconds * runs[0].spec.threads / 3600:.1f}"}
+    linked["disk"] = f"{many * size / 1e9:.1f} GB"
+    machine = runs[0].manifest["machine"]
+    return {
+        **{f"cluster.{name}": f"[{text}](#{report.label(runs)})" for name, text in linked.items()},
+        "cluster.machine": f"{runs[0].spec.threads} thread(s) of {machine.get('gpu', machine['system'])}",
+        "table.cluster": report.markdown_table(pd.DataFrame(table, columns=["workers", "hours"]), "cluster"),
+    }
 
 
 def texts(run: Run) -> dict[str, Callable[[], str]]:

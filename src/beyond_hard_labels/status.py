@@ -60,8 +60,7 @@ def items(study: Study | None = None) -> list[Item]:
     build = runs.build_folder()
     local, leftovers = _folders(build / "runs")
     found = [_run("run", folder) for folder in local]
-    of_project = _folders(runs.published_folder())[0]
-    found += [_run("published run", folder) for folder in of_project if folder.name != "bench"]  # see speed
+    found += [_run("published run", path.parent) for path in runs.published_folder().glob("*/spec.json")]
     in_progress, more = _folders(build / "checkpoints")
     found += [_run("checkpoint", folder) for folder in in_progress]
     stale = {item.name for item in found if item.kind == "run" and item.why}

@@ -1,15 +1,16 @@
 """Two proofs: that printed numbers follow from stored predictions, and that a run can be made again."""
 
+import functools
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, report, run_pages, runs, study
+from beyond_hard_labels import InputError, grid_pages, report, run_pages, runs, study
 
 TOLERANCES = {"macro_accuracy": 0.02, "kl": 0.02}
 
@@ -24,10 +25,11 @@ def faults(book: Path) -> tuple[int, list[str]]:
         what the predictions give. A file of a run that is not as it was stored is a fault, too.
     """
     checked, differing, keys, known = 0, [], set(), {}
+    of_grids = functools.cache(lambda asked: grid_pages.texts(study.plan(**json.loads(asked))))
     for where, text, record in printed(book):
         made_of = json.dumps({name: part for name, part in record.items() if name != "printed"})
         if made_of not in known:
-            known[made_of] = _texts(record)
+            known[made_of] = _texts(record, of_grids)
             keys |= set(record.get("runs", [record.get("run")]))
         for name, before in record["printed"].items():
             checked += 1
@@ -76,8 +78,11 @@ def runs_of(record: dict) -> tuple[study.Study, list[runs.Run]]:
     return study.plan(**record["study"]), [runs.by_key(key) for key in record["runs"]]
 
 
-def _texts(record: dict) -> dict:
-    return run_pages.texts(runs.by_key(record["run"])) if "run" in record else run_pages.page_texts(*runs_of(record))
+def _texts(record: dict, of_grids: Callable[[str], dict]) -> dict:
+    if "run" in record:
+        return run_pages.texts(runs.by_key(record["run"]))
+    from_runs = {} if "grids" in record else run_pages.page_texts(*runs_of(record))
+    return from_runs | of_grids(json.dumps(record["study"], sort_keys=True))
 
 
 def _differences(before: str, now: str) -> list[str]:

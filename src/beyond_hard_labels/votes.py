@@ -62,6 +62,36 @@ def count(ratings: np.ndarray, n_classes: int) -> np.ndarray:
     return (ratings[:, :, None] == np.arange(n_classes)).sum(axis=1)
 
 
+def tally(images, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count a long table, one row a vote: the images' names (N,), the classes (K,), votes int64 (N, K).
+
+    Images are in the order in which they are first named, classes sorted. The votes a: x, b: y, a: x
+    make the rows (2, 0) of a and (0, 1) of b.
+
+    Parameters
+    ----------
+    images, labels : pandas.Series, np.ndarray or list
+        Of each vote the image and the class, of one length.
+
+    Raises
+    ------
+    InputError
+        If a vote has no image or no label.
+    """
+    coded = {}
+    for part, values, ordered in (("image", images, False), ("label", labels, True)):
+        values = values if hasattr(values, "dtype") else pd.Series(values)
+        coded[part] = codes, _ = pd.factorize(values, sort=ordered)
+        if (without := np.flatnonzero(codes < 0)).size:
+            raise InputError(f"{without.size} vote(s) without {part}, the first in row {without[0]}")
+    (rows, names), (columns, classes) = coded.values()
+    if len(rows) != len(columns):
+        raise InputError(f"there are {len(rows)} images and {len(columns)} labels, expected one of each a vote")
+    k = len(classes)
+    counts = np.bincount(rows * k + columns, minlength=len(names) * k).reshape(len(names), k)
+    return np.asarray(names), np.asarray(classes), counts
+
+
 def complete_raters(ratings: np.ndarray) -> np.ndarray:
     """Return the ratings (N, R) of those raters only who labelled every image."""
     return ratings[:, (ratings >= 0).all(axis=0)]

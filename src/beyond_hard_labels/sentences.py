@@ -1,0 +1,187 @@
+"""Sentences on the two grids: each has words for every outcome, and takes those that the tables of `answers` choose.
+
+Numbers are links to the page of their grid, see `number`; so whichever way they come out, nobody has
+to write a sentence anew.
+"""
+
+import numpy as np
+import pandas as pd
+
+from beyond_hard_labels import answers, report
+from beyond_hard_labels.answers import MARGINS, SIGNS
+from beyond_hard_labels.significance import Interval
+
+_OUTCOMES = {
+    "soft": "soft labels are better",
+    "hard": "hard labels are better",
+    "none": "no difference is shown",
+    "unknown": "one split has no interval",
+}
+NONE = "this part of the grid is neither trained here nor published"
+
+
+def number(text: str) -> str:
+    """Return a number as a link to the page of its grid; `texts` puts the grid's name in."""
+    return f"[{text}](#grid)"
+
+
+def tally(table: pd.DataFrame) -> str:
+    """Say in how many cells which arm is better, of a table of `answers.gaps`."""
+    soft, hard, unknown = (int((table["outcome"] == name).sum()) for name in ("soft", "hard", "unknown"))
+    if unknown == len(table):
+        return f"in none of {number(len(table))} cells can a difference be shown, since one split has no interval"
+    return (
+        f"soft labels are better in {number(f'{soft} of {len(table)}')} cells and hard labels in {number(hard)}, and "
+        f"no difference is shown in {number(len(table) - soft - hard)}"
+    )
+
+
+def holds(table: pd.DataFrame) -> str:
+    """Say whether "soft labels are better" holds in the cells of a table of `answers.gaps`."""
+    outcomes = set(table["outcome"])
+    if outcomes <= {"unknown"}:
+        return "Not decided here"
+    if outcomes == {"soft"}:
+        return "Holds in every cell"
+    return "Holds in some cells only" if "soft" in outcomes else "Not shown in any cell"
+
+
+def extremes(table: pd.DataFrame, metric: str) -> str:
+    """Say in which cells the difference of the arms is the least and the most in favour of soft labels."""
+    ordered = table.assign(cell=answers.cell_names(table)).sort_values(
+        "mean", ascending=SIGNS[metric] > 0, kind="stable"
+    )
+    least, most = (f"{difference(row)} ({row['cell']})" for _, row in ordered.iloc[[0, -1]].iterrows())
+    return f"from {least} to {most}"
+
+
+def difference(row) -> str:
+    """Format the mean of a row or an interval with its bounds."""
+    row = row._asdict() if isinstance(row, Interval) else row
+    if np.isnan(row["low"]):
+        return number(f"{row['mean']:+.4f}") + " without an interval"
+    bounds = report.bounds(Interval(row["mean"], row["low"], row["high"], np.nan))
+    return number(f"{row['mean']:+.4f} {bounds}")
+
+
+def by_length(table: pd.DataFrame) -> str:
+    """Say at which lengths of training which arm is better, with the largest share of the images."""
+    whole = table[table["train_share"] == table["train_share"].max()]
+    groups = {outcome: whole["epochs"][whole["outcome"] == outcome].tolist() for outcome in _OUTCOMES}
+    return "; ".join(
+        f"{_OUTCOMES[name]} at {number(listed(epochs))} epochs" for name, epochs in groups.items() if epochs
+    )
+
+
+def listed(values: list) -> str:
+    """Return numbers as a list in words; infinity is "all"."""
+    texts = ["all" if np.isinf(value) else f"{value:g}" for value in values]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def changes(rows: pd.DataFrame, metric: str, along: str) -> str:
+    """Say how the difference of the arms changes along a setting, see `answers.change`."""
+    found = answers.change(rows, metric, along)
+    if found is None:
+        return "is known at one value only"
+    interval, *values = found
+    shown = "so no change is shown"
+    if interval.low > 0 or interval.high < 0:
+        shown = f"a change in favour of {'soft' if SIGNS[metric] * interval.mean > 0 else 'hard'} labels"
+    first, last = (answers.setting(along, value) for value in values)
+    return f"changes by {difference(interval)} from {first} to {last}, {shown}"
+
+
+def removed(table: pd.DataFrame) -> str:
+    """Say how much of the hard arm's excess KL each rival removes, over the cells of a table of `answers.rivals`."""
+    parts = [f"{name} removes {number(_span(part['mean']))} of it" for name, part in table.groupby("rival", sort=False)]
+    return ", ".join(parts) or NONE
+
+
+def _span(values: pd.Series) -> str:
+    low, high = f"{100 * values.min():.0f} %", f"{100 * values.max():.0f} %"
+    return low if low == high else f"{low} to {high}"
+
+
+def reached(table: pd.DataFrame) -> str:
+    """Say whether the nearest cell of `answers.nearest` comes within two of the paper's deviations in all numbers."""
+    return "Reached by a cell" if table["worst"].iloc[0] <= 2 else "Not reached by any cell"
+
+
+def matched(table: pd.DataFrame) -> str:
+    """Say which cell of `answers.nearest` comes nearest to the paper's row, and how near."""
+    row, least = table.iloc[0], table[["distance", "distance_one_hot"]].iloc[0].min()
+    truth = "one-hot majority" if row["distance_one_hot"] < row["distance"] else "soft truth"
+    within = "all four numbers are" if row["worst"] <= 2 else "not all four numbers are"
+    return (
+        f"the nearest cell ({answers.cell_names(table)[0]}) is {number(f'{least:.1f}')} of the "
+        f"paper's standard deviations away, with the hard arm's KL against the {truth}, and {within} within two of them"
+    )
+
+
+def enough(rows: pd.DataFrame, metric: str) -> str:
+    """Say for each set how many votes an image are enough for the soft arm, see `answers.enough`."""
+    parts = [f"on {set_name(name)}, {_enough(of_set, metric)}" for name, of_set in rows.groupby("dataset", sort=False)]
+    return "; ".join(parts) or NONE
+
+
+def set_name(name: str) -> str:
+    return answers.SETS.get(name, name)
+
+
+def _enough(rows: pd.DataFrame, metric: str) -> str:
+    table = answers.enough(rows, metric)
+    if table.empty or table["p"].isna().all():
+        return "unknown, since one split has no interval" if len(table) else "unknown, since all votes were not tried"
+    found = table[table["enough"]]
+    if found.empty:
+        return f"none: {number(listed(table['m'].tolist()))} are not shown to be"
+    return f"{found['m'].iloc[0]:g} (loss {difference(found.iloc[0])})"
+
+
+def advantage(rows: pd.DataFrame, metric: str) -> str:
+    """Say for each set at how many votes soft labels beat hard ones by the margin, see `answers.thresholds`."""
+    found = {name: answers.thresholds(part, metric)["shown"] for name, part in rows.groupby("dataset", sort=False)}
+    return (
+        "; ".join(
+            f"on {set_name(name)}, at {number(listed(ms)) if ms else 'none of those tried'}"
+            for name, ms in found.items()
+        )
+        or NONE
+    )
+
+
+def spent(rows: pd.DataFrame, metric: str, arm: str) -> str:
+    """Say for each set what the most votes on the fewest images gain at the same number of votes, for an arm."""
+    table = answers.budget(rows, metric)
+    if table.empty:
+        return NONE
+    most = table[table["labels"] == arm].sort_values("votes_per_image").groupby("dataset", sort=False).tail(1)
+    return "; ".join(f"on {set_name(row['dataset'])}, {_spent(row)}" for _, row in most.iterrows())
+
+
+def _spent(row: pd.Series) -> str:
+    outcome = "neither is shown to be better"
+    if np.isnan(row["low"]):
+        outcome = "one split has no interval"
+    elif row["low"] > 0 or row["high"] < 0:
+        outcome = f"{'fewer images with more votes' if row['low'] > 0 else 'more images with fewer votes'} are better"
+    return f"{outcome} ({row['votes_per_image']} votes on each of {row['images']:,.0f} images gain {difference(row)})"
+
+
+def advice(rows: pd.DataFrame, spending: pd.DataFrame) -> str:
+    """Return the advice for a campaign in one sentence, assembled from what the grid shows."""
+    by_kl, by_accuracy = enough(rows, "kl"), enough(rows, "macro_accuracy")
+    return (
+        "Who plans a campaign and trains on soft labels finds here: the least number of votes an image shown to keep "
+        f"within {MARGINS['kl']:g} nats of the KL of all votes is, {by_kl}; the least shown to keep within "
+        f"{MARGINS['macro_accuracy']:g} of their macro accuracy is, {by_accuracy}; and of one number of votes, "
+        f"measured by KL, {spent(spending, 'kl', 'soft')}."
+    )
+
+
+def has(rows: pd.DataFrame, dataset: str) -> str:
+    """Say what there is of a real set; in its place, how to get it."""
+    if rows.empty:
+        return f"The set is not on this machine, and no grid on it is published; `bhl data fetch {dataset}` brings it."
+    return f"{number(rows['key'].nunique())} runs were trained on this set."

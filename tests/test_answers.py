@@ -1,0 +1,274 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_hard_labels import answers, grid_pages, plots, report, sentences
+from beyond_hard_labels.report import plain
+from beyond_hard_labels.significance import corrected_t
+
+SETTINGS = {
+    "dataset": "synthetic",
+    "backbone": "small",
+    "epochs": 30,
+    "train_share": 1.0,
+    "votes_per_image": 0,
+    "label_smoothing": 0.0,
+    "class_weights": False,
+    "augment_colour": False,
+    "schedule": "cosine",
+    "learning_rate": 0.1,
+}
+WOBBLE = (0.000, 0.002, -0.002, 0.001, -0.001)  # of a split, the same in both arms but for its half
+
+
+def run(labels, split, accuracy, kl, **changed):
+    """A row of a grid as `grids.rows` makes it."""
+    made = SETTINGS | changed
+    shifted = WOBBLE[split] * (1 if labels == "hard" else 0.5)
+    return made | {
+        "part": "main",
+        "labels": labels,
+        "split": split,
+        "training_images": round(9000 * made["train_share"]),
+        "key": f"{labels}-{split}-{sorted(changed.items())}",
+        "macro_accuracy": accuracy + shifted,
+        "kl": kl + shifted,
+        "kl_one_hot": kl / 2 + shifted,
+        "temperature": 2.0,
+        "kl_scaled": 0.75 * kl + shifted,
+        "temperature_truth": 3.0,
+        "kl_scaled_truth": 0.5 * kl + shifted,
+        "floor": 0.0,
+        "seconds": 1.0,
+    }
+
+
+def cells(values, splits=5):
+    """Rows of both arms: a list of (settings, accuracy and KL of the hard arm, those of the soft arm)."""
+    return pd.DataFrame(
+        [
+            run(labels, split, *pair, **changed)
+            for changed, hard, soft in values
+            for split in range(splits)
+            for labels, pair in (("hard", hard), ("soft", soft))
+        ]
+    )
+
+
+def lengths(gaps, splits=5):
+    """Rows at several lengths of training, with a given advantage of soft labels in accuracy."""
+    return cells([({"epochs": n}, (0.9, 0.8), (0.9 + gap, 0.1)) for n, gap in gaps.items()], splits)
+
+
+def test_a_gap_is_soft_minus_hard_split_by_split_with_the_corrected_interval():
+    rows = lengths({3: 0.05})
+    wide = rows.pivot(index="split", columns="labels", values="macro_accuracy")
+    expected = corrected_t(wide["soft"] - wide["hard"], 1 / 3)
+    assert answers.gaps(rows, "macro_accuracy").loc[0, ["mean", "low", "high", "p"]].tolist() == pytest.approx(expected)
+
+
+def test_a_run_that_stands_in_two_parts_counts_once():
+    rows = lengths({3: 0.05})
+    twice = pd.concat([rows, rows.assign(part="other")])
+    pd.testing.assert_frame_equal(answers.gaps(twice, "kl"), answers.gaps(rows, "kl"))
+
+
+def test_a_cell_with_one_arm_has_no_gap():
+    rows = lengths({3: 0.05, 6: 0.05})
+    assert answers.gaps(rows[(rows["epochs"] == 3) | (rows["labels"] == "hard")], "kl")["epochs"].tolist() == [3]
+
+
+@pytest.mark.parametrize(("gap", "outcome"), [(0.05, "soft"), (-0.05, "hard"), (0.0, "none")])
+def test_the_outcome_of_a_cell_follows_its_interval(gap, outcome):
+    assert answers.gaps(lengths({3: gap}), "macro_accuracy")["outcome"].tolist() == [outcome]
+
+
+def test_the_outcome_minds_that_a_lower_kl_is_better():
+    assert answers.gaps(lengths({3: 0.0}), "kl")["outcome"].tolist() == ["soft"]
+
+
+def test_one_split_shows_nothing_and_says_so():
+    table = answers.gaps(lengths({3: 0.05}, splits=1), "macro_accuracy")
+    assert table["outcome"].tolist() == ["unknown"]
+    assert "one split has no interval" in plain(sentences.tally(table))
+    assert sentences.holds(table) == "Not decided here"
+    assert "without an interval" in sentences.extremes(table, "macro_accuracy")
+
+
+def test_holms_correction_makes_the_outcomes_of_many_cells_rarer():
+    rows = lengths({3: 0.004})
+    alone = answers.gaps(rows, "macro_accuracy")
+    many = answers.gaps(lengths({3: 0.004} | dict.fromkeys(range(4, 90), 0.0)), "macro_accuracy")
+    assert alone["outcome"][0] == "soft"
+    assert many["outcome"][0] == "none"
+    assert many["holm"][0] > many["p"][0] == pytest.approx(alone["p"][0])
+
+
+@pytest.mark.parametrize(
+    ("gaps", "held", "told"),
+    [
+        ({3: 0.05, 6: 0.05}, "Holds in every cell", "soft labels are better in 2 of 2 cells and hard labels in 0"),
+        (
+            {3: 0.05, 6: 0.0},
+            "Holds in some cells only",
+            "better in 1 of 2 cells and hard labels in 0, and no difference",
+        ),
+        ({3: -0.05, 6: 0.0}, "Not shown in any cell", "soft labels are better in 0 of 2 cells and hard labels in 1"),
+    ],
+)
+def test_words_follow_the_table_whichever_way_it_comes_out(gaps, held, told):
+    table = answers.gaps(lengths(gaps), "macro_accuracy")
+    assert sentences.holds(table) == held
+    assert told in plain(sentences.tally(table))
+
+
+def test_lengths_are_listed_by_what_they_show():
+    table = answers.gaps(lengths({3: 0.05, 6: 0.05, 12: 0.0, 30: -0.05}), "macro_accuracy")
+    assert plain(sentences.by_length(table)) == (
+        "soft labels are better at 3 and 6 epochs; hard labels are better at 30 epochs; no difference is shown at "
+        "12 epochs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gaps", "told"),
+    [
+        ({3: 0.05, 30: 0.0}, "from 3 epochs to 30 epochs, a change in favour of hard labels"),
+        ({3: 0.0, 30: 0.05}, "a change in favour of soft labels"),
+        ({3: 0.05, 30: 0.05}, "no change is shown"),
+        ({3: 0.05}, "is known at one value only"),
+    ],
+)
+def test_a_change_of_the_gap_is_tested_itself(gaps, told):
+    assert told in plain(sentences.changes(lengths(gaps), "macro_accuracy", "epochs"))
+
+
+def test_rivals_remove_the_share_of_the_excess_that_they_do_not_leave():
+    smooth = [run("hard", split, 0.9, 0.45, label_smoothing=0.1) for split in range(5)]
+    rows = pd.concat([cells([({}, (0.9, 0.8), (0.9, 0.1))]), pd.DataFrame(smooth)])
+    table = answers.rivals(rows).set_index("rival")
+    for rival, kl in {
+        "temperature by hard labels": 0.6,
+        "temperature by soft truth": 0.4,
+        "label smoothing 0.1": 0.45,
+    }.items():
+        assert table.loc[rival, "mean"] == pytest.approx((0.8 - kl) / 0.7, abs=1e-4)
+        assert table.loc[rival, "low"] < table.loc[rival, "mean"] < table.loc[rival, "high"]
+        assert table.loc[rival, "kl"] == pytest.approx(kl)
+
+
+def test_the_nearest_cell_to_the_paper_is_found_with_either_truth():
+    paper = {name: mean for name, (mean, _) in report.PAPER["synthetic"].items()}
+    soft = (paper["soft", "macro_accuracy"], paper["soft", "kl"])
+    rows = cells(
+        [
+            ({"epochs": 3}, (paper["hard", "macro_accuracy"], 2 * paper["hard", "kl"]), soft),  # by its one-hot KL
+            ({"epochs": 30}, (0.97, 0.9), (0.96, 0.013)),
+        ]
+    )
+    table = answers.nearest(rows)
+    assert table["epochs"].tolist() == [3, 30]
+    assert table["distance_one_hot"][0] == pytest.approx(0, abs=1e-6)
+    assert table["distance"][0] == pytest.approx(paper["hard", "kl"] / 0.0836 / 2)  # one of four differs
+    assert "the nearest cell (3 epochs) is 0.0 of" in plain(sentences.matched(table))
+    assert "against the one-hot majority, and all four numbers are within" in plain(sentences.matched(table))
+    assert "not all four" in sentences.matched(answers.nearest(rows[rows["epochs"] == 30]))
+
+
+def votes(levels, splits=5):
+    """Rows at several votes an image (0 for all): accuracy and KL of the hard arm, then of the soft arm."""
+    return cells([({"votes_per_image": m}, *pair) for m, pair in levels.items()], splits)
+
+
+LEVELS = {
+    1: ((0.80, 0.90), (0.80, 0.90)),
+    2: ((0.85, 0.85), (0.851, 0.50)),
+    5: ((0.90, 0.80), (0.93, 0.20)),
+    10: ((0.90, 0.80), (0.955, 0.13)),
+    0: ((0.90, 0.80), (0.96, 0.10)),
+}
+
+
+def test_enough_votes_are_the_least_from_which_on_the_loss_is_below_the_margin():
+    table = answers.enough(votes(LEVELS), "macro_accuracy").set_index("m")
+    assert table["mean"].to_dict() == pytest.approx({1: 0.16, 2: 0.109, 5: 0.03, 10: 0.005})
+    assert table["enough"].to_dict() == {1: False, 2: False, 5: False, 10: True}
+    told = plain(sentences.enough(votes(LEVELS), "macro_accuracy"))
+    assert told.startswith("on the synthetic set, 10 (loss +0.0050")
+
+
+def test_a_number_of_votes_is_not_enough_where_a_larger_one_is_not():
+    table = answers.enough(votes(LEVELS | {3: LEVELS[10]}), "macro_accuracy").set_index("m")
+    assert not table.loc[3, "enough"]
+
+
+def test_the_advantage_by_a_margin_has_an_interval_on_the_votes():
+    at = answers.thresholds(votes(LEVELS), "macro_accuracy")
+    assert (at["estimate"], at["shown"]) == (5, [5, 10, np.inf])
+    assert at["low"] <= at["estimate"] <= at["high"]
+    assert plain(sentences.advantage(votes(LEVELS), "macro_accuracy")) == "on the synthetic set, at 5, 10 and all"
+    nowhere = votes({m: (hard, hard) for m, (hard, _) in LEVELS.items()})
+    assert answers.thresholds(nowhere, "kl") == {"estimate": None, "low": None, "high": None, "shown": []}
+    assert sentences.advantage(nowhere, "kl") == "on the synthetic set, at none of those tried"
+
+
+def spend(gain):
+    return cells(
+        [
+            ({"votes_per_image": 1}, (0.9, 0.8), (0.9, 0.8)),
+            ({"votes_per_image": 10, "train_share": 0.1}, (0.8, 0.8), (0.9 + gain, 0.8)),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "told"),
+    [
+        (0.05, "fewer images with more votes are better (10 votes on each of 900 images gain +0.0500"),
+        (-0.05, "more images with fewer votes are better"),
+        (0.0, "neither is shown to be better"),
+    ],
+)
+def test_a_budget_is_compared_within_an_arm(gain, told):
+    assert told in plain(sentences.spent(spend(gain), "macro_accuracy", "soft"))
+    assert "more images with fewer votes are better" in sentences.spent(spend(gain), "macro_accuracy", "hard")
+
+
+TABLES = [
+    pytest.param(lambda rows: grid_pages.gap_table(rows, "kl"), id="gaps"),
+    pytest.param(grid_pages.rival_table, id="rivals"),
+    pytest.param(grid_pages.nearest_table, id="nearest"),
+    pytest.param(grid_pages.enough_table, id="enough"),
+    pytest.param(grid_pages.threshold_table, id="thresholds"),
+    pytest.param(grid_pages.budget_table, id="budget"),
+]
+
+
+@pytest.mark.parametrize("make", TABLES)
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_tables_can_be_shown_of_few_and_many_splits(make, splits):
+    shown = report.markdown_table(make(pd.concat([votes(LEVELS, splits), spend(0.0)])))
+    assert "nan" not in shown
+    assert (make(votes(LEVELS, 1)).map(str) != "").all().all()
+
+
+def test_figures_have_a_panel_a_metric_and_bars_where_there_are_intervals():
+    rows = pd.concat([lengths({3: 0.05, 30: 0.0}), spend(0.0)])
+    for splits, drawn in ((5, True), (1, False)):
+        some = rows[rows["split"] < splits]
+        figure = plots.error_lines(answers.gap_lines(some, "epochs", "train_share"), xlabel="epochs", zero=True)
+        assert [axis.get_title() for axis in figure.axes] == ["soft − hard, macro accuracy", "soft − hard, KL"]
+        heights = [
+            np.ptp(segment[:, 1])
+            for axis, bar in itertools.product(figure.axes, (0,))
+            for lines in axis.containers
+            for segment in lines.lines[2][bar].get_segments()
+        ]
+        assert any(heights) == drawn
+
+
+def test_an_empty_table_has_no_figure():
+    assert plots.error_lines(pd.DataFrame(), xlabel="x") is None
+    assert plots.error_rows(pd.DataFrame(), xlabel="x") is None
