@@ -21,6 +21,33 @@ def own_build_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def full(tmp_path):
+    """Return a function that fills a small disk, but for some bytes, on which builds and the data cache lie."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk, since this user may not mount one: {mounted.stderr.strip()}")
+
+    def fill(left):
+        filler = disk / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - left))
+        return filler
+
+    yield fill
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def disk(full, tmp_path, monkeypatch):
+    monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "disk" / "build"))
+    monkeypatch.setenv("BHL_DATA_DIR", str(tmp_path / "disk" / "cache"))
+    return tmp_path / "disk"
+
+
+@pytest.fixture
 def bhl(tmp_path):
     """Return a function that runs the command in a process of its own."""
 

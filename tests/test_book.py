@@ -297,6 +297,19 @@ def test_other_parameters_execute_every_notebook(project, small, capsys):
     assert "01_one is executed: parameters changed" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_pages")
+def test_a_full_disk_is_named_when_the_book_is_staged_and_with_room_it_is(disk, full, project, small):
+    filler = full(left=400_000)
+    with pytest.raises(files.Unwritten) as raised:
+        built(project, small)
+    stage = disk / "build" / "book.staging"
+    assert str(raised.value) == f"{stage} cannot be written: No space left on device in {stage.parent}"
+    assert not stage.exists()
+    filler.unlink()
+    built(project, small)
+    assert (stage.parent / "book" / "printed.json").is_file()
+
+
 def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
     source = notebook("p = 1", "p")
     source.cells[2].metadata["tags"] = ["hide-input"]

@@ -1,15 +1,20 @@
 """Killed, told to stop, damaged, without space: the next call ends in the same bits as an undisturbed one."""
 
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import archives
 from beyond_hard_labels import (
@@ -26,7 +31,7 @@ from beyond_hard_labels import (
     votes,
 )
 from beyond_hard_labels.images import random_split
-from conftest import TINY, sets
+from conftest import ROOT, TINY, sets
 
 SMALL = TINY | {"epochs": 3, "dropout": 0.3}  # 4 steps an epoch
 ARGUMENTS = ["run", "--dataset", "synthetic", "--labels", "soft", "--split", "0", "--profile", "smoke", *sets(**SMALL)]
@@ -281,34 +286,18 @@ def test_a_damaged_set_is_named_and_can_be_fetched_again(tmp_path):
     assert path.read_bytes() == whole
 
 
+def test_a_fetch_that_is_killed_is_done_by_the_next_one_and_leaves_nothing(tmp_path):
+    archive = archives.pack(tmp_path / "MiceBone.zip", archives.micebone()[0])
+    fetching = ["data", "fetch", "micebone", "--from", str(archive), "--sha256", files.checksum(archive)]
+    kills = [{"arguments": fetching, "at": ["sync", n, "kill"]} for n in (1, 3)]  # before the record, before the set
+    codes, said, _ = live(tmp_path, *kills, {"arguments": fetching}, {"arguments": fetching})
+    assert codes == [KILLED, KILLED, 0, 0], said
+    assert (said.count("is made"), said.count("is there already")) == (1, 1)
+    left = {path.name for path in real_data.folders()[1].iterdir()}
+    assert left == {"micebone.npz", "micebone.json", ".micebone.lock"}
+
+
 # Without space
-
-
-@pytest.fixture
-def full(tmp_path):
-    """Return a function that fills a small disk, but for some bytes, on which builds and the data cache lie."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk, since this user may not mount one: {mounted.stderr.strip()}")
-
-    def fill(left):
-        filler = disk / "filler"
-        filler.write_bytes(bytes(shutil.disk_usage(disk).free - left))
-        return filler
-
-    yield fill
-    subprocess.run(["umount", disk], check=True)
-
-
-@pytest.fixture
-def disk(full, tmp_path, monkeypatch):
-    monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "disk" / "build"))
-    monkeypatch.setenv("BHL_DATA_DIR", str(tmp_path / "disk" / "cache"))
-    return tmp_path / "disk"
 
 
 def halves(folder):
@@ -347,3 +336,116 @@ def test_a_full_disk_is_named_in_a_download_and_nothing_is_left(disk, full, tmp_
         assert halves(disk) == list((disk / "cache").glob("*.npz")) == []
         filler.unlink()
         assert cli.main(arguments) == 0
+
+
+# Whole commands, as they are called
+
+
+def command(build, *arguments, **options):
+    """Start ``bhl`` in a session of its own."""
+    environment = {**os.environ, "BHL_BUILD_DIR": str(build), **options.pop("environment", {})}
+    environment.pop("MPLBACKEND", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "beyond_hard_labels", *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def members(session):
+    """The processes of a session that are still running."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
+            found += [int(stat.parent.name)] if int(of_session) == session and state != "Z" else []
+    return found
+
+
+def wait_until(true, process=None):
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end
+        assert process is None or process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_study_of_two_workers_is_stopped_and_killed_and_ends_in_the_same_bits(tmp_path):
+    changed = TINY | {"epochs": 60, "dropout": 0.3}
+    specs = study.plan("smoke", **changed).specs()
+    build, arguments = tmp_path / "killed", ["study", "--profile", "smoke", "--workers", "2", *sets(**changed)]
+
+    def started(then):
+        """Start the study, wait till both runs have gone on by an epoch, and do something to it."""
+        running = command(build, *arguments, stdout=subprocess.DEVNULL)
+        epochs = [build / "progress" / spec.key for spec in specs]
+        wait_until(lambda: all(path.is_file() for path in epochs), running)
+        before = [path.read_text() for path in epochs]
+        pairs = list(zip(epochs, before, strict=True))
+        wait_until(lambda: all(path.is_file() and path.read_text() not in ("", b) for path, b in pairs), running)
+        then(running.pid)
+        said = running.communicate()[1]
+        wait_until(lambda: members(running.pid) == [])
+        return running.returncode, said
+
+    code, said = started(lambda pid: os.kill(pid, signal.SIGTERM))
+    assert code == process.TERMINATED
+    assert "told to stop" in said
+    kept = {spec.key: sorted((build / "checkpoints" / spec.key).iterdir()) for spec in specs}
+    assert all(kept.values())
+    code, _ = started(lambda pid: os.kill(pid, signal.SIGKILL))  # its workers save, and end with it
+    assert code == KILLED
+    later = {spec.key: sorted((build / "checkpoints" / spec.key).iterdir()) for spec in specs}
+    assert all(later[key][-1] > kept[key][-1] for key in kept)
+    code, _ = started(lambda pid: os.killpg(pid, signal.SIGKILL))
+    assert code == KILLED
+    code, said = started(lambda pid: None)
+    assert (code, "goes on after" in said) == (0, True)
+    for spec in specs:
+        assert bits(build / "runs" / spec.key) == bits(study.execute(spec).folder)
+        assert leftovers(build / "runs" / spec.key) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_a_book_that_ends_in_the_middle_of_a_notebook_is_built_by_the_next_call(tmp_path, end):
+    root, build, flag, go = (tmp_path / name for name in ("project", "build", "flag", "go"))
+    shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    shutil.copy(ROOT / "book" / "references.bib", root / "book")
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/01_one\n")
+    (root / "book" / "intro.md").write_text("# Title\n\nKL {{ soft.kl }}, profile {{ profile }}.\n")
+    (root / "notebooks").mkdir()
+    wait = f"import time, pathlib\npathlib.Path('{flag}').touch()\n"
+    wait += f"while not pathlib.Path('{go}').exists():\n    time.sleep(0.05)"
+    made = new_notebook(cells=[new_markdown_cell("# One"), new_code_cell(wait), new_code_cell("print('to the end')")])
+    made.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(made, root / "notebooks" / "01_one.ipynb")
+    environment = {"PYTHONPATH": str(root / "src")}
+    given = {"cwd": root, "environment": environment, "stdout": subprocess.PIPE}
+    arguments = ["book", "--profile", "smoke", *sets(**TINY)]
+
+    first = command(build, *arguments, **given)
+    wait_until(flag.exists, first)
+    trained = {path: path.stat().st_mtime_ns for path in build.glob("runs/*/manifest.json")}
+    getattr(first, end)()
+    said = first.communicate()[1]
+    assert first.returncode == {"terminate": process.TERMINATED, "kill": KILLED}[end]
+    assert ("told to stop" in said) is (end == "terminate")
+    wait_until(lambda: members(first.pid) == [])  # nor a kernel
+    assert not (build / "executed" / "01_one.ipynb").exists()
+    assert not (build / "book").exists()
+    go.touch()
+    second = command(build, *arguments, **given)
+    said = second.communicate()
+    assert second.returncode == 0, said
+    assert len(trained) == 2
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    html = build / "book" / "_build" / "html"
+    assert "to the end" in (html / "notebooks" / "01_one.html").read_text()
+    assert "{{" not in (html / "book" / "intro.html").read_text()

@@ -87,6 +87,7 @@ def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) 
             for leftover in target.parent.glob(f".{name}-*"):  # of a process that was killed
                 files.remove(leftover)
             files.sweep(target)
+            files.sweep(target.with_suffix(".json"))
             return _make(source, target, places, accepted)
     except OSError as error:
         raise InputError(
