@@ -1,10 +1,12 @@
 import itertools
+import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import answers, grid_pages, plots, report, sentences
+from beyond_hard_labels import answers, grid_pages, grids, plots, report, sentences, study
 from beyond_hard_labels.report import plain
 from beyond_hard_labels.significance import corrected_t
 
@@ -41,6 +43,7 @@ def run(labels, split, accuracy, kl, **changed):
         "temperature_truth": 3.0,
         "kl_scaled_truth": 0.5 * kl + shifted,
         "floor": 0.0,
+        "label_floor": 0.5 / made["votes_per_image"] if made["votes_per_image"] else 0.0,
         "seconds": 1.0,
     }
 
@@ -272,3 +275,61 @@ def test_figures_have_a_panel_a_metric_and_bars_where_there_are_intervals():
 def test_an_empty_table_has_no_figure():
     assert plots.error_lines(pd.DataFrame(), xlabel="x") is None
     assert plots.error_rows(pd.DataFrame(), xlabel="x") is None
+
+
+def of_specs(grid):
+    """A whole grid as it would be published, with the sets of real votes, from the specs of its parts."""
+    parts = grids.parts(grid, study.plan("quick"), which="full")
+    parts |= {name: parts["main" if grid == "when" else "synthetic"] for name in grids.left_out(grid)}
+    tables = []
+    for name, specs in parts.items():
+        dataset = {"dataset": name} if name in grids.left_out(grid) else {}
+        made = []
+        for spec in specs:
+            settings = {field: getattr(spec, field) for field in grids.VARYING} | dataset
+            level = {"hard": (0.9, 0.8), "soft": (0.91, 0.1 + 0.3 / (spec.votes_per_image or 1e9))}[spec.labels]
+            made.append(
+                run(spec.labels, spec.split, *level) | settings | {"part": name, "key": name * bool(dataset) + spec.key}
+            )
+        tables.append(pd.DataFrame(made))
+    rows = pd.concat(tables, ignore_index=True)
+    curves = rows[["part", "key", "macro_accuracy", "kl"]].assign(epoch=1, examples=rows["training_images"])
+    return grids.Results(rows, curves, "made here.", {}, {})
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return {grid: of_specs(grid) for grid in grids.GRIDS}
+
+
+def test_a_whole_grid_fills_every_sentence_and_table_and_each_number_leads_to_its_page(whole):
+    for name, make in grid_pages.texts(study.plan("quick"), **whole).items():
+        text = make()
+        assert "nan" not in plain(text), name
+        assert sentences.NONE not in text, name
+        assert "](#grid)" not in text, name
+        if ".table." not in name and re.search(r"\d\.\d{4}", text):
+            assert f"](#grid-{name.partition('.')[0]})" in text, name
+
+
+def test_a_slice_fills_them_too_and_says_what_is_not_there(whole):
+    for grid, found in whole.items():
+        some = found.rows[(found.rows["part"].isin(["main", "synthetic"])) & (found.rows["split"] < 1)]
+        texts = grid_pages.texts(study.plan("quick"), **{grid: found._replace(rows=some)})
+        for name, make in texts.items():
+            if name.startswith(grid):
+                assert "nan" not in plain(make()), name
+        if grid == "when":
+            assert sentences.NONE in texts["when.protocols.kl"]()
+            assert sentences.NONE in texts["when.table.protocols"]()
+
+
+def test_figures_of_a_whole_grid_name_every_panel(whole):
+    when, votes_grid = whole["when"], whole["votes"]
+    lines = answers.learning_lines(grid_pages.main(when), when.curves)
+    assert plots.error_lines(lines, xlabel="x", band=True).axes[2].get_title() == "macro accuracy, by examples seen"
+    assert len(plots.error_rows(answers.gap_rows(grid_pages.protocols(when)), xlabel="x").axes) == 2
+    ticks = plots.error_lines(answers.vote_lines(grid_pages.part(votes_grid, "synthetic")), xlabel="m").axes[0]
+    assert [tick.get_text() for tick in ticks.get_xticklabels()] == ["1", "2", "3", "5", "10", "20", "all"]
+    assert plots.error_lines(answers.budget_lines(grid_pages.budget(votes_grid)), xlabel="m") is not None
+    plt.close("all")

@@ -41,6 +41,8 @@ from beyond_hard_labels.votes import LABEL_KINDS
 
 def gap_table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one row a cell: both arms, their difference, its interval, and p after Holm's correction."""
+    if rows.empty:
+        return rows
     table, once = answers.gaps(rows, metric), rows.drop_duplicates("key")
     by = answers.settings(rows)
     levels = once.groupby([*by, "labels"])[metric].agg(["mean", "std"]).unstack("labels").reindex(table[by])

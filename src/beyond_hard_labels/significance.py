@@ -92,7 +92,7 @@ def paired(
     table = cells[["hard", "soft"]].mean()
     table["mean"], table["sd"], n = cells["difference"].mean(), cells["difference"].std(), cells.size()
     _, table["low"], table["high"], table["p"] = _interval(table["mean"], table["sd"].fillna(0.0), n, test_share, level)
-    return table.assign(n=n).reset_index()
+    return table.assign(n=n).rename_axis(columns=None).reset_index()
 
 
 def holm(p) -> np.ndarray:
