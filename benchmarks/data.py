@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from benchmarks.harness import Line, Result, in_turn, require
+from benchmarks.harness import Line, Result, functions_of_ours, in_turn, require
 from beyond_hard_labels import fetch, shapes
 from beyond_hard_labels import votes as package
 from beyond_hard_labels.randomness import stream
@@ -99,7 +99,7 @@ def archive(small, folder):
     what = f"{n:,} images of {SIDE} px, {path.stat().st_size / 1e6:.0f} MB, to a set"
     line = Line(what, "a plain loop: Pillow, json, one process", seconds["ours"], seconds["plain"], 1.7)
     note = "Ours compares the checksum and looks for hostile or faulty members, too; the loop trusts the archive."
-    return Result([line], "images and votes, image by image", note)
+    return Result([line], "images and votes, image by image", note, functions_of_ours(ours))
 
 
 def _make_archive(path, n):
@@ -169,7 +169,8 @@ def votes(small, folder):
         Line(what, "pandas, groupby", seconds["ours"], seconds["pandas"]),
     ]
     note = f"Ties, {tied.sum():,} of {n:,} images, go to the first class with us and with pandas."
-    return Result(lines, "all labels of pandas, those of crowd-kit that are not tied", note)
+    equal = "all labels of pandas, those of crowd-kit that are not tied"
+    return Result(lines, equal, note, functions_of_ours(sides["ours"]))
 
 
 def _vote_table(n, each):

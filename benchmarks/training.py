@@ -289,7 +289,7 @@ def study(small, folder):
 
 def memory(small, folder):
     """Train on a mapped set of 1.5 million images, and watch the memory of the process."""
-    n, n_train = (1_500, 300) if small else (1_500_000, 60_000)
+    n, n_train = (1_500, 300) if small else (1_500_000, 30_000)
     spec = studies.plan("quick", epochs=3, threads=cores()).spec("soft", 0)
     few, rows = _mapped(1_500, folder / "few.bin"), _spread(1_500, 300)
     in_memory = replace(few, images=np.array(few.images))

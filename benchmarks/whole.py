@@ -46,7 +46,7 @@ def book(small, folder):
     """Make the book again, unchanged and after an edit of prose, against the book from nothing."""
     build = runs.build_folder()
     if small:  # a book of next to nothing
-        sizes = {"n_images": 100, "epochs": 1, "batch_size": 16, "splits": 1, "tsne_iterations": 50}
+        sizes = {"n_images": 100, "epochs": 1, "batch_size": 16, "splits": 1, "tsne_iterations": 50, "perplexity": 5}
         sets = [word for name, value in sizes.items() for word in ("--set", f"{name}={value}")]
         build = folder / "from nothing"
         _make_book(runs.project_folder(), build, ["--profile", "smoke", *sets])
@@ -112,7 +112,8 @@ def _make_book(checkout: Path, build: Path, command: list[str]) -> tuple[float, 
             if "building the pages" in line:
                 pages = time.perf_counter()
     ended = time.perf_counter()
-    require(process.returncode == 0, "the book failed:\n" + "".join(log[-20:]))
+    if process.returncode:
+        raise RuntimeError("the book failed:\n" + "".join(log[-20:]))
     executed = [line for line in log if "is executed" in line]
     require(first or not executed, f"notebooks were executed: {executed}")
     return ended - started, {"look-up, staging and verification": pages - started, "pages by Sphinx": ended - pages}

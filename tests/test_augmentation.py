@@ -177,3 +177,17 @@ def test_the_images_of_the_set_stay_as_they_are(images):
     augmentation.augment(images, augmentation.draw(200, 0, 0), config(flip_x=True, rotate=True, zoom=True, shift=2))
     augmentation.scale(images)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_on_a_gpu_nothing_depends_on_what_the_numbers_are_so_nothing_waits_for_them(monkeypatch, channels):
+    """Tensors without content, as torch's compiler traces them, refuse whatever would read them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for cached in ("_ways", "_grid"):  # nothing without content may stay behind
+        monkeypatch.setattr(augmentation, cached, getattr(augmentation, cached).__wrapped__)
+    everything = config(flip_x=True, flip_y=True, rotate=True, zoom=True, colour=True, shift=2)
+    with FakeTensorMode():
+        images = torch.empty((8, channels, 32, 32), dtype=torch.uint8, device="cuda")
+        x = augmentation.augment(images, torch.empty((8, 11), device="cuda"), everything)
+    assert (x.device.type, x.shape, x.dtype) == ("cuda", images.shape, torch.float32)

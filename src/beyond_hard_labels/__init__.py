@@ -9,6 +9,7 @@ runs, `sections` says what there is of the real sets, `report`, `plots` and `rea
 `speed` shows the published measurements, `book` stages and builds the pages, `cli` is the command.
 Beside them, `files` writes whole or not at all, `process` is told to stop, and `checkpoints` keep a
 training that is not finished.
+`status` says what in the store is stale and why, and `cluster` sends runs to other machines.
 
 Importing the package is instant: each module imports what it needs.
 """
