@@ -343,7 +343,7 @@ def texts(study: Study, **known: Results) -> dict[str, Callable[[], str]]:
 
 
 def _badge(study: Study, grid: str) -> str:
-    return f"{report.data_badge(study)} · the grid `{grid}`, whose parts may differ from it"
+    return f"{report.data_badge(study)} · the grid “{grid}”, whose parts may differ from it"
 
 
 def source(found: Results) -> str:
