@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Line, Open, Result, cores, require, self_timed, summary
-from beyond_hard_labels import augmentation, models, votes
+from beyond_hard_labels import augmentation, material, models, votes
 from beyond_hard_labels import study as studies
 from beyond_hard_labels.images import LabelledImages, Split
 from beyond_hard_labels.randomness import stream
@@ -27,7 +27,7 @@ class Case:
 
     def __init__(self, n_images, n_train, profile="quick", **overrides):
         self.spec = studies.plan(profile, n_images=n_images, epochs=2, **overrides).spec("soft", 0)
-        self.data = studies.images_of(self.spec)
+        self.data = material.images_of(self.spec)
         self.targets = votes.targets(self.data.truth, "soft")
         rows = stream("benchmark", 0).permutation(n_images)
         self.split = Split(np.sort(rows[:n_train]), rows[-4:-2], rows[-2:])  # next to nothing to predict
@@ -325,7 +325,7 @@ def memory(small, folder):
 
 def _mapped(n, path):
     """Return a set of n images of 32 px that stay in a file."""
-    tile = studies.images_of(studies.plan("quick").spec("soft", 0))
+    tile = material.images_of(studies.plan("quick").spec("soft", 0))
     copies = -(-n // len(tile.ids))
     with path.open("wb") as file:
         for _ in range(copies):

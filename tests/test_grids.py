@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, book, files, grids, metrics, real_data, runs, study, votes
+from beyond_hard_labels import InputError, book, files, grids, material, metrics, real_data, runs, study, votes
 from conftest import TINY, sets
 
 SMALL = TINY | {"n_images": 60}
@@ -295,8 +295,8 @@ def test_a_grid_is_trained_by_processes_stopped_at_a_limit_and_gone_on_with_by_t
 def test_real_votes_are_taken_from_those_of_each_image_and_images_that_have_fewer_are_counted():
     put("cifar10h")
     spec = replace(grids.parts("votes", small())["cifar10h"][0], votes_per_image=6)
-    data = study.images_of(spec)
+    data = material.images_of(spec)
     run = study.execute(spec)
-    few = data.votes[study.split_of(spec, data).train].sum(axis=1) < 6
+    few = data.votes[material.split_of(spec, data).train].sum(axis=1) < 6
     assert 0 < run.manifest["training_images_short_of_votes"] == few.sum()
     assert np.array_equal(run.stored("test_votes"), data.votes[run.index])

@@ -48,7 +48,7 @@ def test_what_is_installed_here_is_what_is_pinned():
 
 PARTS = {  # the most lines that each may have, without docstrings and comments
     "shapes images real_data dcic fetch": 1050,
-    "randomness parameters votes augmentation models training metrics embedding runs study sections": 1650,
+    "randomness parameters votes material augmentation models training metrics embedding runs study sections": 1650,
     "files process checkpoints status packing cluster": 700,
     "grids significance answers sentences": 750,
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beyond_hard_labels import InputError, real_data, report, runs, study, votes
+from beyond_hard_labels import InputError, material, real_data, report, runs, study, votes
 from conftest import TINY, sets
 
 CLASSES = ("cat", "dog", "owl")
@@ -503,7 +503,7 @@ def test_the_file_decides_number_and_size_and_fewer_images_may_be_asked_for():
     spec = study.plan("smoke", dataset="set").spec("soft", 0)
     assert (spec.n_images, spec.image_size, spec.data_seed) == (6, 16, 0)
     fewer = study.plan("smoke", dataset="set", n_images=5).spec("soft", 0)
-    assert study.images_of(fewer).ids == study.images_of(spec).ids[:5]
+    assert material.images_of(fewer).ids == material.images_of(spec).ids[:5]
     assert fewer.key != spec.key
 
 

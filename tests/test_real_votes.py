@@ -14,6 +14,7 @@ from beyond_hard_labels import (
     InputError,
     book,
     images,
+    material,
     metrics,
     real_data,
     real_votes,
@@ -144,8 +145,8 @@ def test_a_preset_of_size_is_a_bound_and_not_a_demand():
 
 def test_images_are_shrunk_by_the_means_of_whole_blocks():
     put("set", side=48, colour=True)
-    whole = study.images_of(study.plan("smoke", dataset="set").spec("soft", 0))
-    small = study.images_of(study.plan("smoke", dataset="set", image_size=16).spec("soft", 0))
+    whole = material.images_of(study.plan("smoke", dataset="set").spec("soft", 0))
+    small = material.images_of(study.plan("smoke", dataset="set", image_size=16).spec("soft", 0))
     block = whole.images[7, 2, 3:6, 9:12].astype(int)
     assert small.images.shape == (60, 3, 16, 16)
     assert small.images[7, 2, 1, 3] == int(block.sum() / 9 + 0.5)
@@ -162,7 +163,8 @@ def test_complete_raters_are_those_of_the_whole_set_whatever_part_of_it_is_used(
     put("micebone", side=32, raters=(4, 8))
     asked = {"dataset": "micebone", "n_images": 15}
     all_of_them, complete = (
-        study.images_of(study.plan("smoke", raters=raters, **asked).spec("soft", 0)) for raters in ("all", "complete")
+        material.images_of(study.plan("smoke", raters=raters, **asked).spec("soft", 0))
+        for raters in ("all", "complete")
     )
     assert set(all_of_them.votes.sum(axis=1)) == {12}
     assert set(complete.votes.sum(axis=1)) == {4}
@@ -173,8 +175,8 @@ def test_complete_raters_are_those_of_the_whole_set_whatever_part_of_it_is_used(
 def test_a_slice_is_the_split_of_the_folds_and_counted_from_one():
     put("micebone", side=32, raters=(4, 8))
     spec = study.plan("smoke", dataset="micebone", split_kind="slice").spec("soft", 1)
-    data = study.images_of(spec)
-    split = study.split_of(spec, data)
+    data = material.images_of(spec)
+    split = material.split_of(spec, data)
     assert set(data.fold[split.validation]) == {3}
     assert set(data.fold[split.test]) == {4}
     assert set(data.fold[split.train]) == {1, 2, 5}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, grid_pages, report, run_pages, speed, study
+from beyond_hard_labels import InputError, grid_pages, material, report, run_pages, speed, study
 from beyond_hard_labels.metrics import entropy, kl
 from beyond_hard_labels.significance import Interval, corrected_t
 from conftest import TINY
@@ -162,7 +162,7 @@ def test_the_table_of_images_spreads_over_the_ambiguity_and_says_what_the_maps_s
     plane = np.arange(2.0 * n).reshape(n, 2)
     monkeypatch.setattr(report, "map_of", lambda study, run: plane)
     table, run = report.image_table(*finished, n=5), finished[1][0]
-    data = study.images_of(run.spec)
+    data = material.images_of(run.spec)
     shown = [run.index.tolist().index(data.ids.index(name)) for name in table["image"]]
     ambiguity = entropy(run.truth)
     assert ambiguity[shown].tolist() == sorted(ambiguity[shown])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from beyond_hard_labels import InputError, runs, study
+from beyond_hard_labels import InputError, material, runs, study
 from beyond_hard_labels.training import TimeUp
 from conftest import TINY
 
@@ -133,8 +133,8 @@ def test_a_notebook_refuses_stray_and_mistyped_names(stray):
 
 def test_labels_of_few_votes_are_the_same_votes_for_both_kinds_and_scored_against_the_full_truth():
     made = study.plan("smoke", **TINY, votes_per_image=3)
-    data = study.images_of(made.spec("soft", 0))
-    hard, soft = (study.labels_of(made.spec(labels, 0), data) for labels in ("hard", "soft"))
+    data = material.images_of(made.spec("soft", 0))
+    hard, soft = (material.labels_of(made.spec(labels, 0), data) for labels in ("hard", "soft"))
     assert np.allclose(soft.rows * 3, np.round(soft.rows * 3))
     assert (soft.rows[hard.rows == 1] == soft.rows.max(axis=1)).all()
     run, _ = study.find_or_train(made.spec("soft", 0))

@@ -23,6 +23,7 @@ from beyond_hard_labels import (
     cli,
     fetch,
     files,
+    material,
     process,
     real_data,
     runs,
@@ -136,7 +137,7 @@ def test_two_processes_asked_for_the_same_run_train_it_once(tmp_path, undisturbe
 @pytest.mark.parametrize("steps", [1, 4, 6])
 def test_training_goes_on_from_any_step_to_the_same_bits(changed, steps):
     config = study.plan("smoke", **(TINY | {"n_images": 50, "batch_size": 8, **changed})).spec("soft", 0)
-    data = study.images_of(config)
+    data = material.images_of(config)
     given = (data, votes.targets(data.truth, "soft"), random_split(50, 0), config)
     kept, left = [], steps
 

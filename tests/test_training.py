@@ -7,7 +7,8 @@ import torch
 
 from beyond_hard_labels import InputError, metrics, training, votes
 from beyond_hard_labels.images import random_split
-from beyond_hard_labels.study import images_of, plan
+from beyond_hard_labels.material import images_of
+from beyond_hard_labels.study import plan
 from conftest import TINY
 
 N = TINY["n_images"]

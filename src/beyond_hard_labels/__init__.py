@@ -2,14 +2,15 @@
 
 One module per stage, in the order in which data meets them: `shapes` draws the synthetic set, `images`
 states what a set of labelled images is, `real_data` reads one from files, `dcic` knows the benchmark's
-format, `fetch` gets published ones, `votes` turns votes into targets, `augmentation`, `models` and
-`training` make a run, `metrics` and `embedding` read it, `runs` stores it, `study` plans a grid of
-runs, `sections` says what there is of the real sets, `report`, `plots` and `real_votes` show them,
-`interactive` lets readers explore them, `run_pages` says where numbers come from, `verify` proves it,
-`speed` shows the published measurements, `book` stages and builds the pages, `cli` is the command.
+format, `fetch` gets published ones, `votes` turns votes into targets, `material` gathers what a run is
+trained on, `augmentation`, `models` and `training` make it, `metrics` and `embedding` read it, `runs`
+stores it, `study` plans a grid of runs, `sections` says what there is of the real sets, `report`, `plots`
+and `real_votes` show them, `interactive` lets readers explore them, `run_pages` says where numbers come
+from, `verify` proves it, `speed` shows the published measurements, `book` stages and builds the pages,
+`cli` is the command.
 Beside them, `files` writes whole or not at all, `process` is told to stop, and `checkpoints` keep a
-training that is not finished.
-`status` says what in the store is stale and why, and `cluster` sends runs to other machines.
+training that is not finished; `status` says what in the store is stale and why, and `cluster` sends runs
+to other machines; `significance`, `grids` and `answers` go beyond the paper.
 
 Importing the package is instant: each module imports what it needs.
 """

@@ -413,8 +413,8 @@ def _seconds(option: str, text: str) -> float:
 
 def _describe(arguments) -> int:
     from beyond_hard_labels import fetch, real_data
+    from beyond_hard_labels.material import images_of
     from beyond_hard_labels.report import describe
-    from beyond_hard_labels.study import images_of
 
     described = describe(images_of(_plan(arguments).spec("soft", 0)))
     if arguments.name != real_data.SYNTHETIC:
@@ -454,7 +454,7 @@ def _import(arguments) -> int:
 
 def _export(arguments) -> int:
     from beyond_hard_labels.dcic import export
-    from beyond_hard_labels.study import images_of
+    from beyond_hard_labels.material import images_of
 
     data = images_of(_plan(arguments).spec("soft", 0))
     if data.votes is not None:

@@ -17,11 +17,12 @@ import pandas as pd
 
 from beyond_hard_labels import InputError, embedding, metrics, votes
 from beyond_hard_labels.images import LabelledImages, random_split
+from beyond_hard_labels.material import images_of
 from beyond_hard_labels.real_data import SYNTHETIC, names
 from beyond_hard_labels.runs import Run
 from beyond_hard_labels.runs import differences as differing
 from beyond_hard_labels.significance import Interval, corrected_t
-from beyond_hard_labels.study import Study, images_of, map_of, valid_parameters
+from beyond_hard_labels.study import Study, map_of, valid_parameters
 from beyond_hard_labels.votes import LABEL_KINDS
 
 PAPER = {  # Table 1 of the paper: mean and standard deviation over three splits

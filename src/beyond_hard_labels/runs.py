@@ -43,7 +43,7 @@ from beyond_hard_labels.process import tell
 from beyond_hard_labels.training import TrainConfig, Trained
 from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
 
-_RESULT_MODULES = ("randomness", "images", "votes", "augmentation", "models", "training")
+_RESULT_MODULES = ("randomness", "images", "votes", "material", "augmentation", "models", "training")
 _RESULT_PACKAGES = ("numpy", "torch", "timm")
 FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
 AWAY = " is not here"  # the end of what `changes` says of a file that cannot be compared

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from beyond_hard_labels import InputError, real_data, runs
 from beyond_hard_labels.images import LabelledImages
+from beyond_hard_labels.material import images_of
 from beyond_hard_labels.runs import Run
-from beyond_hard_labels.study import Study, ensure, images_of, plan, published
+from beyond_hard_labels.study import Study, ensure, plan, published
 
 SETS = ("micebone", "fashion_mnist_h", "cifar10h")
 
