@@ -123,7 +123,9 @@ def _other_fields(spec: dict) -> str:
 
 def _words(spec: RunSpec) -> str:
     epochs = f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}"
-    return f"{spec.dataset}, {spec.labels} labels, split {spec.split}, {spec.backbone}, {epochs}"
+    words = f"{spec.dataset}, {spec.labels} labels, split {spec.split}, {spec.backbone}, {epochs}"
+    words += f", {spec.train_share:.0%} of the training images" if spec.train_share < 1 else ""
+    return words + (f", {spec.votes_per_image} votes an image" if spec.votes_per_image else "")
 
 
 def _map(path: Path, stale: set[str]) -> Item:
