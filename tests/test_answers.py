@@ -1,4 +1,5 @@
 import itertools
+import json
 import re
 
 import matplotlib.pyplot as plt
@@ -6,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import answers, grid_pages, grids, plots, report, sentences, study
+from beyond_hard_labels import answers, grid_pages, grids, plots, report, sentences, study, verify
 from beyond_hard_labels.report import plain
 from beyond_hard_labels.significance import corrected_t
 
@@ -333,3 +334,18 @@ def test_figures_of_a_whole_grid_name_every_panel(whole):
     assert [tick.get_text() for tick in ticks.get_xticklabels()] == ["1", "2", "3", "5", "10", "20", "all"]
     assert plots.error_lines(answers.budget_lines(grid_pages.budget(votes_grid)), xlabel="m") is not None
     plt.close("all")
+
+
+def test_verify_computes_what_a_page_says_of_a_grid_again_and_names_what_differs(whole, tmp_path, monkeypatch):
+    known = dict(whole)
+    monkeypatch.setattr(grids, "results", lambda grid, study: known[grid])
+    asked = study.plan("quick")
+    text, printed = report.fill("KL {{ when.tally.kl }}", grid_pages.texts(asked), "page.md")
+    (tmp_path / "page.md").write_text(text)
+    (tmp_path / "printed.json").write_text(json.dumps({"page.md": grid_pages.record(asked, printed)}))
+    assert verify.faults(tmp_path) == (1, [])
+    rows = whole["when"].rows
+    known["when"] = whole["when"]._replace(rows=rows.assign(kl=rows["kl"].where(rows["labels"] == "hard", 0.9)))
+    _, found = verify.faults(tmp_path)
+    assert len(found) == 1
+    assert found[0].startswith("page.md: when.tally.kl is printed as")

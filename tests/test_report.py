@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, grid_pages, report, speed, study
+from beyond_hard_labels import InputError, grid_pages, report, run_pages, speed, study
 from beyond_hard_labels.metrics import entropy, kl
 from beyond_hard_labels.significance import Interval, corrected_t
 from conftest import TINY
@@ -97,9 +97,16 @@ def test_every_page_can_be_filled(finished):
     from conftest import ROOT
 
     tables = {f"table.{name}": "" for name in ("machine", "versions", "notebooks")} | {"explorer": ""}
-    tables |= dict.fromkeys(grid_pages.texts(finished[0]) | speed.texts(), "")
+    tables |= dict.fromkeys(grid_pages.texts(finished[0]) | speed.texts() | run_pages.costs(finished[1]), "")
     for page in (ROOT / "book").glob("*.md"):
         report.fill(page.read_text("utf-8"), report.texts(*finished) | tables, page.name)
+
+
+def test_what_many_runs_cost_is_worked_out_from_the_runs_that_there_are(finished):
+    costs, seconds = run_pages.costs(finished[1], 1000, (1, 100)), [r.manifest["seconds"] for r in finished[1]]
+    hours = 1000 * sum(seconds) / len(seconds) / 3600
+    assert report.plain(costs["cluster.hours"]) == f"{hours:.1f}"
+    assert f"| 1 | {hours:.2f} |\n| 100 | {hours / 100:.2f} |" in costs["table.cluster"]
 
 
 def test_a_markdown_table_puts_numbers_to_the_right_and_shows_gaps():

@@ -7,6 +7,8 @@ format, `fetch` gets published ones, `votes` turns votes into targets, `augmenta
 runs, `sections` says what there is of the real sets, `report`, `plots` and `real_votes` show them,
 `interactive` lets readers explore them, `run_pages` says where numbers come from, `verify` proves it,
 `speed` shows the published measurements, `book` stages and builds the pages, `cli` is the command.
+Beside them, `files` writes whole or not at all, `process` is told to stop, and `checkpoints` keep a
+training that is not finished.
 `status` says what in the store is stale and why, and `cluster` sends runs to other machines.
 
 Importing the package is instant: each module imports what it needs.

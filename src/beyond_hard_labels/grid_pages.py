@@ -343,7 +343,7 @@ def texts(study: Study, **known: Results) -> dict[str, Callable[[], str]]:
 
 
 def _badge(study: Study, grid: str) -> str:
-    return f"{report.data_badge(study)} · the grid [{grid}](#grid-{grid}), whose parts may differ from it"
+    return f"{report.data_badge(study)} · the grid “{grid}”, whose parts may differ from it"
 
 
 def source(found: Results) -> str:
@@ -352,7 +352,7 @@ def source(found: Results) -> str:
         f"`{name}` is left out, since {dataset} is not on this machine: `bhl data fetch {dataset}` brings it."
         for name, dataset in found.left_out.items()
     ]
-    return " ".join(["**Source.**", found.source, *absent])
+    return " ".join([f"**Source:** {number('the runs of this grid')}.", found.source, *absent])
 
 
 def say(text: str, study: Study, **known: Results) -> report.Said:

@@ -99,10 +99,10 @@ def page_texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], st
     from beyond_hard_labels import interactive
 
     more = {"explorer": lambda: interactive.explorer(runs, study.command)}
-    return report.texts(study, runs) | more | _costs(runs)
+    return report.texts(study, runs) | more | costs(runs)
 
 
-def _costs(runs: list[Run], many: int = 1000, workers: tuple[int, ...] = (1, 2, 10, 100)) -> dict[str, str]:
+def costs(runs: list[Run], many: int = 1000, workers: tuple[int, ...] = (1, 2, 10, 100)) -> dict[str, str]:
     """Return what many runs such as these cost, from the mean seconds and bytes of these."""
     seconds = sum(run.manifest["seconds"] for run in runs) / len(runs)
     size = sum((run.folder / name).stat().st_size for run in runs for name in run.files) / len(runs)

@@ -307,7 +307,9 @@ def execute(spec: RunSpec, deadline: float = math.inf, store: Path | None = None
         nonlocal saved
         now = time.perf_counter()
         if store is None and (stopping or now - saved >= CHECKPOINT_SECONDS):
-            checkpoints.save(spec, progress(), before + now - started)
+            made = progress()
+            if made.epoch or made.step:  # else there is nothing to keep
+                checkpoints.save(spec, made, before + now - started)
             saved = time.perf_counter()
 
     with process.patient():
