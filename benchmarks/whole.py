@@ -46,7 +46,7 @@ def book(small, folder):
     """Make the book again, unchanged and after an edit of prose, against the book from nothing."""
     build = runs.build_folder()
     if small:  # a book of next to nothing
-        sizes = {"n_images": 100, "epochs": 1, "batch_size": 16, "splits": 1, "tsne_iterations": 50, "perplexity": 5}
+        sizes = {"epochs": 1, "splits": 1, "tsne_iterations": 50}
         sets = [word for name, value in sizes.items() for word in ("--set", f"{name}={value}")]
         build = folder / "from nothing"
         _make_book(runs.project_folder(), build, ["--profile", "smoke", *sets])
