@@ -76,10 +76,11 @@ def test_a_run_that_is_not_there_is_said_to_be_missing_and_not_broken(spec):
 
 def test_the_manifest_knows_every_file_as_it_was_stored(spec):
     run, _ = study.find_or_train(spec)
-    assert runs.changed_files(run) == []
+    assert runs.find(spec).folder == run.folder
     with (run.folder / "history.csv").open("a") as file:
         file.write(" ")
-    assert runs.changed_files(run) == ["history.csv"]
+    with pytest.raises(runs.Damaged, match=r"history\.csv not as it was stored"):
+        runs.load(run.folder)
 
 
 def test_comments_docstrings_and_blank_lines_are_no_code():

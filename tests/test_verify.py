@@ -1,9 +1,10 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
-from beyond_hard_labels import book, runs, study, verify
+from beyond_hard_labels import book, files, runs, study, verify
 from conftest import TINY
 from test_book import built, notebook, project, small, tiny_runs, without_pages  # noqa: F401
 
@@ -27,12 +28,17 @@ def told(project, small):  # noqa: F811
     return runs.build_folder() / "book"
 
 
-def change_one_prediction(small):  # noqa: F811
-    path = runs.build_folder() / "runs" / small.spec("soft", 0).key / "predictions.npz"
-    with np.load(path) as file:
+def change_one_prediction(small, *, sealed=False):  # noqa: F811
+    """Change a stored prediction; sealed, so that the run's own checksums say nothing."""
+    folder = runs.build_folder() / "runs" / small.spec("soft", 0).key
+    with np.load(folder / "predictions.npz") as file:
         content = dict(file)
     content["test_logits"][0] = -content["test_logits"][0]
-    np.savez_compressed(path, **content)
+    np.savez_compressed(folder / "predictions.npz", **content)
+    if sealed:
+        manifest = files.read_sealed_json(folder / "manifest.json")
+        manifest["files"]["predictions.npz"] = files.checksum(folder / "predictions.npz")
+        files.write_json(folder / "manifest.json", manifest, sealed=True)
 
 
 def test_what_was_just_built_holds(told, bhl):
@@ -47,19 +53,26 @@ def test_pages_notebooks_and_run_pages_are_all_checked(told):
     assert len([where for where in places if where.startswith("runs/")]) == 3
 
 
-def test_one_changed_prediction_fails_verify_and_names_the_numbers(told, small, bhl):  # noqa: F811
+PLACES = ("book/intro.md: soft.kl", "01_one, cell 2: soft.kl", "01_one, cell 2: table.one", "table.metrics")
+
+
+def test_one_changed_prediction_fails_verify_and_names_file_and_numbers(told, small, bhl):  # noqa: F811
     change_one_prediction(small)
     done = bhl("verify")
     assert done.returncode == 1
-    assert "soft labels, split 0): predictions.npz is not as it was stored" in done.stderr
-    for place in ("book/intro.md: soft.kl", "01_one, cell 2: soft.kl", "01_one, cell 2: table.one", "table.metrics"):
-        assert f"{place} is printed as" in done.stderr
+    assert f"{small.spec('soft', 0).key} is damaged, predictions.npz not as it was stored" in done.stderr
+    for place in PLACES:
+        assert re.search(rf"{re.escape(place)} is printed as .* cannot be computed again", done.stderr)
 
 
-def test_one_changed_prediction_fails_the_book_and_names_the_number(told, project, small):  # noqa: F811
-    change_one_prediction(small)
-    with pytest.raises(book.BookError, match=r"(?s)predictions\.npz is not as.*01_one, cell 2: soft\.kl is printed as"):
-        built(project, small)
+def test_predictions_that_give_other_numbers_fail_verify_and_the_book(told, project, small, bhl):  # noqa: F811
+    change_one_prediction(small, sealed=True)
+    done = bhl("verify")
+    assert done.returncode == 1
+    for place in PLACES:
+        assert re.search(rf"{re.escape(place)} is printed as .*, the stored predictions give", done.stderr)
+    with pytest.raises(book.BookError, match=r"01_one, cell 2: soft\.kl is printed as"):
+        book._verify(told)
 
 
 def test_a_number_that_was_typed_over_is_found(told):
@@ -88,7 +101,7 @@ def test_a_run_made_again_is_equal_to_the_last_bit(tiny_runs, project, small, bh
 @pytest.mark.slow
 def test_a_run_that_differs_by_more_than_the_tolerance_fails(project, small, bhl):  # noqa: F811
     folder = runs.build_folder() / "runs" / small.spec("soft", 0).key
-    change_one_prediction(small)
+    change_one_prediction(small, sealed=True)
     assert bhl("compare", folder, "--tolerance", "kl=9", "--tolerance", "macro_accuracy=1").returncode == 0
     done = bhl("compare", folder, "--tolerance", "kl=0.0001")
     assert done.returncode == 1

@@ -472,11 +472,6 @@ def _write_npz(path: Path, **arrays: np.ndarray) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def changed_files(run: Run) -> list[str]:
-    """Return the names of a run's files that are not as they were stored."""
-    return [name for name in run.files if checksum(run.folder / name) != run.manifest["files"][name]]
-
-
 def machine(device: str) -> dict[str, str]:
     """Describe what runs here: Python, system, processor and, for cuda, the GPU."""
     described = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}

@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, grid_pages, report, run_pages, runs, study
+from beyond_hard_labels import InputError, files, grid_pages, report, run_pages, runs, study
 
 TOLERANCES = {"macro_accuracy": 0.02, "kl": 0.02}
 
@@ -22,28 +22,27 @@ def faults(book: Path) -> tuple[int, list[str]]:
     -------
     tuple
         How many texts were checked, and one line for each that differs: page, name, what is printed,
-        what the predictions give. A file of a run that is not as it was stored is a fault, too.
+        what the predictions give. What rests on a damaged run cannot be computed again: the damage is
+        a fault, and so is each text.
     """
-    checked, differing, keys, known = 0, [], set(), {}
+    checked, differing, damage, known = 0, [], set(), {}
     of_grids = functools.cache(lambda asked: grid_pages.texts(study.plan(**json.loads(asked))))
     for where, text, record in printed(book):
         made_of = json.dumps({name: part for name, part in record.items() if name != "printed"})
-        if made_of not in known:
-            known[made_of] = _texts(record, of_grids)
-            keys |= set(record.get("runs", [record.get("run")]))
         for name, before in record["printed"].items():
             checked += 1
-            value = known[made_of][name]
-            now = value() if callable(value) else value
-            differing += [f"{where}: {name} {difference}" for difference in _differences(before, now)]
+            try:
+                if made_of not in known:
+                    known[made_of] = _texts(record, of_grids)
+                value = known[made_of][name]
+                found = _differences(before, value() if callable(value) else value)
+            except files.Damaged as error:
+                damage.add(str(error))
+                found = [f"is printed as {_short(before)}, and cannot be computed again"]
+            differing += [f"{where}: {name} {difference}" for difference in found]
             if before not in text:
                 differing.append(f"{where}: {name} was recorded as {_short(before)}, which the page does not show")
-    changed = [
-        f"run {run.spec.key} ({run.spec.labels} labels, split {run.spec.split}): {name} is not as it was stored"
-        for run in map(runs.by_key, sorted(keys))
-        for name in runs.changed_files(run)
-    ]
-    return checked, changed + differing
+    return checked, sorted(damage) + differing
 
 
 def printed(book: Path) -> Iterator[tuple[str, str, dict]]:
