@@ -62,7 +62,7 @@ def test_one_changed_prediction_fails_verify_and_names_file_and_numbers(told, sm
     assert done.returncode == 1
     assert f"{small.spec('soft', 0).key} is damaged, predictions.npz not as it was stored" in done.stderr
     for place in PLACES:
-        assert re.search(rf"{re.escape(place)} is printed as .* cannot be computed again", done.stderr)
+        assert f"{place} cannot be computed again" in done.stderr
 
 
 def test_predictions_that_give_other_numbers_fail_verify_and_the_book(told, project, small, bhl):  # noqa: F811

@@ -38,7 +38,7 @@ def faults(book: Path) -> tuple[int, list[str]]:
                 found = _differences(before, value() if callable(value) else value)
             except files.Damaged as error:
                 damage.add(str(error))
-                found = [f"is printed as {_short(before)}, and cannot be computed again"]
+                found = ["cannot be computed again"]
             differing += [f"{where}: {name} {difference}" for difference in found]
             if before not in text:
                 differing.append(f"{where}: {name} was recorded as {_short(before)}, which the page does not show")
