@@ -264,7 +264,8 @@ def execute(source: Path, target: Path, study: Study, cell_timeout: float) -> No
             cwd=source.parent,
             progress_bar=False,
             execution_timeout=cell_timeout,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns at every start that it speaks TCP
+            # It warns at every start that it speaks TCP, and takes the interrupt before its end for an error.
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )
     except Exception as error:  # papermill, nbclient and zmq each have their own; all mean that the book stops
         if files.is_full(error):
