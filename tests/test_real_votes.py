@@ -511,5 +511,5 @@ def test_a_new_file_of_a_set_makes_the_chapter_stale_and_no_other():
     before = [book.inputs(path, small) for path in chapters]
     put("cifar10h")
     after = [book.inputs(path, small) for path in chapters]
-    assert [name for name in after[0] if before[0][name] != after[0][name]] == ["real sets"]
+    assert runs.changes(before[0], after[0]) == ["real sets changed"]
     assert before[1] == after[1]
