@@ -55,7 +55,8 @@ def section(study: Study, name: str, asked: dict[str, Any]) -> Section:
         own = _on(study, name, asked)
         return Section(own, ensure(own), images_of(own.spec("soft", 0)), "")
     if (own := published(name)) is None:
-        return Section(None, [], None, f"The set is not on this machine, and no run on it is published; {fetch}.")
+        why = f"The set is not on this machine, and no run on it is published; {fetch}."
+        return Section(None, [], None, f"**Profile {study.profile}** · no runs of this set\n\n{why}")
     why = f"The images are not on this machine, so that only what follows from published runs is shown; {fetch}."
     return Section(own, ensure(own), None, why)
 
