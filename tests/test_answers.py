@@ -349,3 +349,9 @@ def test_verify_computes_what_a_page_says_of_a_grid_again_and_names_what_differs
     _, found = verify.faults(tmp_path)
     assert len(found) == 1
     assert found[0].startswith("page.md: when.tally.kl is printed as")
+
+
+@pytest.mark.parametrize(("here", "words"), [((), "is not on this machine"), (("cifar10h",), "Only the full grid has")])
+def test_a_set_is_said_to_be_away_only_where_it_is(here, words, monkeypatch):
+    monkeypatch.setattr(sentences.real_data, "names", lambda: here)
+    assert words in sentences.has(pd.DataFrame(), "cifar10h")

@@ -86,7 +86,7 @@ def _make(study: Study, names: list[str], workers: int | None, only: str | None,
     root, build = runs.project_folder(), runs.build_folder()
     if only is not None:
         _require_executed(study, [name for name in names if name != only], build / "executed")
-    started, from_nothing = time.perf_counter(), not any((build / "runs" / spec.key).exists() for spec in study.specs())
+    started, from_nothing = time.perf_counter(), not list((build / "runs").glob("*"))
     found = _train(study, [root / "notebooks" / f"{name}.ipynb" for name in names], workers)
     for path in sorted((build / "maps").glob("*.npz")):
         set_aside_damaged_map(path)  # here and not in a notebook, whose page would not show the word
@@ -113,7 +113,8 @@ def _make(study: Study, names: list[str], workers: int | None, only: str | None,
     shutil.rmtree(build / "book", ignore_errors=True)
     stage.rename(build / "book")
     if from_nothing and set(reasons.values()) == {"no executed copy"} and set(reasons) == set(names):
-        made = {"command": study.command, "seconds": round(time.perf_counter() - started, 1), "trained": len(found)}
+        trained = len(list((build / "runs").glob("*/spec.json")))
+        made = {"command": study.command, "seconds": round(time.perf_counter() - started, 1), "trained": trained}
         files.write_json(build / "full_book.json", made)
     return build / "book" / "_build" / "html" / "index.html"
 

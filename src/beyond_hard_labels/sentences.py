@@ -7,7 +7,7 @@ to write a sentence anew.
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import answers, report
+from beyond_hard_labels import answers, real_data, report
 from beyond_hard_labels.answers import MARGINS, SIGNS
 from beyond_hard_labels.significance import Interval
 
@@ -181,7 +181,10 @@ def advice(rows: pd.DataFrame, spending: pd.DataFrame) -> str:
 
 
 def has(rows: pd.DataFrame, dataset: str) -> str:
-    """Say what there is of a real set; in its place, how to get it."""
+    """Say what there is of a real set; if nothing, how to get it."""
+    if rows.empty and dataset in real_data.names():
+        train = "`bhl study --grid NAME --full` trains it"
+        return f"Only the full grid has runs on this set, and it is not published; {train}."
     if rows.empty:
         return f"The set is not on this machine, and no grid on it is published; `bhl data fetch {dataset}` brings it."
     return f"{number(rows['key'].nunique())} runs were trained on this set."
