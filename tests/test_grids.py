@@ -74,7 +74,9 @@ def test_the_long_runs_of_the_quick_slice_are_those_of_the_books_own_study():
 def test_parts_on_a_set_that_is_not_here_are_left_out_and_named():
     assert "cifar10h" not in grids.parts("votes", small())
     assert grids.left_out("votes") == {"fashion_mnist_h": "fashion_mnist_h", "cifar10h": "cifar10h"}
+    before = grids.state("votes", small())
     put("cifar10h")
+    assert grids.state("votes", small()) != before
     assert {spec.dataset for spec in grids.parts("votes", small())["cifar10h"]} == {"cifar10h"}
     assert list(grids.left_out("votes")) == ["fashion_mnist_h"]
 
