@@ -272,7 +272,7 @@ def _since(changes: list[str]) -> str:
 
 
 def state(grid: str, study: Study) -> list:
-    """Return what decides what `results` shows: the runs that are here, the sets that are not, and the published files."""
+    """Return what decides what `results` shows: runs that are here, sets that are not, and published files."""
     specs = [spec for part in parts(grid, study).values() for spec in part]
     here = {spec.key: run.manifest["files"] for spec in specs if (run := find(spec))}
     return [here, left_out(grid), {path.name: files.checksum(path) for path in paths(grid) if path.is_file()}]
