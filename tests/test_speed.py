@@ -51,7 +51,7 @@ def test_with_all_measurements_none_is_open(publish):
     texts = publish(*map(row, speed.ROWS))
     assert texts["speed.open"] == "Every row has been measured."
     assert texts["speed.unreached"] == "Every target of the rows measured so far is reached."
-    assert texts["speed.table"].count("| yes |") == len(speed.ROWS)
+    assert texts["speed.table"].count("| 1.5, reached |") == len(speed.ROWS)
 
 
 def test_a_row_that_was_open_where_it_was_taken_stays_open(publish):
@@ -62,11 +62,11 @@ def test_a_row_that_was_open_where_it_was_taken_stays_open(publish):
 
 def test_a_target_that_is_not_reached_is_explained_by_the_rows_own_profile(publish):
     texts = publish(row("epoch", ratio=1.25), row("votes"))
-    assert texts["speed.table"].count("**no**") == 1
+    assert texts["speed.table"].count("1.5, **not reached**") == 1
     said = "- `epoch`, an epoch, against a loop: 1.25 in place of 1.5."
     assert texts["speed.unreached"].splitlines() == [
         said,
-        "  Where the time of ours goes: backward 3.25 s, forward 1.5 s.",
+        "  One thread. Where the time of ours goes, a call with all that it calls: `backward` 3.25 s, `forward` 1.5 s.",
     ]
 
 
@@ -76,8 +76,8 @@ def test_a_row_without_a_profile_is_explained_by_its_note(publish):
 
 def test_the_table_shows_spread_where_there_are_repeats_and_ratios_as_numbers(publish):
     lines = publish(row("epoch"))["speed.table"].splitlines()
-    assert lines[1] == "| :--- | :--- | :--- | :--- | :--- | ---: | :--- | :--- |"
-    assert "| 2 s (1 to 3) | 2 s | 2.00 | at least 1.5 | yes |" in lines[2]
+    assert lines[1] == "| :--- | :--- | :--- | :--- | :--- | ---: | :--- |"
+    assert "| 2 s (1 to 3) | 2 s | 2.00 | 1.5, reached |" in lines[2]
 
 
 def test_machines_that_differ_have_a_column_each(publish):

@@ -64,7 +64,7 @@ def _read(path: Path) -> dict:
 
 def table(rows: dict[str, dict]) -> pd.DataFrame:
     """Return one line a comparison: both sides' medians, how many times faster ours is, and the target."""
-    reached = {True: "yes", False: "**no**", None: "–"}
+    reached = {True: "reached", False: "**not reached**"}
     return pd.DataFrame(
         [
             {
@@ -74,8 +74,7 @@ def table(rows: dict[str, dict]) -> pd.DataFrame:
                 "ours": _value(line, "ours"),
                 "the other": _value(line, "peer"),
                 "ratio": f"{line['ratio']:.2f}",
-                "target": "none" if line["at_least"] is None else f"at least {line['at_least']:g}",
-                "reached": reached[line["reached"]],
+                "target": "none" if line["at_least"] is None else f"{line['at_least']:g}, {reached[line['reached']]}",
             }
             for name, row in rows.items()
             for line in row["lines"]
@@ -85,9 +84,9 @@ def table(rows: dict[str, dict]) -> pd.DataFrame:
 
 def _value(line: dict, side: str) -> str:
     """Return a median with what it varied by, as wide as the numbers deserve."""
-    found = line[side]
-    spread = f" ({found['low']:.3g} to {found['high']:.3g})" if found["repeats"] > 1 else ""
-    return f"{found['median']:.3g} {line['unit']}{spread}"
+    found = {name: f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for name, x in line[side].items()}
+    spread = f" ({found['low']} to {found['high']})" if line[side]["repeats"] > 1 else ""
+    return f"{found['median']} {line['unit']}{spread}"
 
 
 def unreached(rows: dict[str, dict]) -> str:
@@ -97,10 +96,11 @@ def unreached(rows: dict[str, dict]) -> str:
         for line in row["lines"]:
             if line["reached"] is False:
                 parts = sorted(row["profile"].items(), key=lambda part: -part[1])
-                where = ", ".join(f"{part} {seconds:.3g} s" for part, seconds in parts)
+                where = ", ".join(f"`{part}` {seconds:.3g} s" for part, seconds in parts)
+                where = f" Where the time of ours goes, a call with all that it calls: {where}." if where else ""
                 said.append(
                     f"- `{name}`, {line['what']}, against {line['against']}: {line['ratio']:.2f} in place of "
-                    f"{line['at_least']:g}.\n  {f'Where the time of ours goes: {where}.' if where else row['note']}"
+                    f"{line['at_least']:g}.\n  {row['note']}{where}"
                 )
     if not rows:
         return "Nothing has been measured yet."
