@@ -299,10 +299,14 @@ def memory(small, folder):
     seen, done = [], threading.Event()
     watch = threading.Thread(target=_watch, args=(seen, done))
     ends = []
+
+    def end_epoch(_):
+        seen.append(_memory())  # a short epoch may lie between two looks
+        ends.append(seen[-1][0])
+
     watch.start()
     try:
-        targets = votes.targets(data.truth, "soft")
-        train(data, targets, split, spec, seed=0, on_epoch=lambda *_: ends.append(time.monotonic()))
+        train(data, votes.targets(data.truth, "soft"), split, spec, seed=0, on_epoch=end_epoch)
     finally:
         done.set()
         watch.join()
@@ -341,10 +345,15 @@ def _spread(n, n_train):
 
 
 def _watch(seen, done):
-    while not done.wait(0.02 if not seen else 0.2):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        own = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
-        seen.append((time.monotonic(), own * 1024 / 1e9))
+    while not done.wait(0.2):
+        seen.append(_memory())
+
+
+def _memory():
+    """Return the time, and the memory in GB that is this process's own."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    return time.monotonic(), own * 1024 / 1e9
 
 
 def gpu(small, folder):
