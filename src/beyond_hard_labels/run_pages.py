@@ -109,10 +109,10 @@ def costs(runs: list[Run], many: int = 1000, workers: tuple[int, ...] = (1, 2, 1
     table = [(f"{n:,}", f"{math.ceil(many / n) * seconds / 3600:.2f}") for n in workers]
     linked = {"seconds": f"{seconds:.1f} s", "hours": f"{many * seconds * runs[0].spec.threads / 3600:.1f}"}
     linked["disk"] = f"{many * size / 1e9:.1f} GB"
-    machine = runs[0].manifest["machine"]
+    machine, threads = runs[0].manifest["machine"], runs[0].spec.threads
     return {
         **{f"cluster.{name}": f"[{text}](#{report.label(runs)})" for name, text in linked.items()},
-        "cluster.machine": f"{runs[0].spec.threads} thread(s) of {machine.get('gpu', machine['system'])}",
+        "cluster.machine": f"{threads} thread{'s' if threads > 1 else ''} of {machine.get('gpu', machine['system'])}",
         "table.cluster": report.markdown_table(pd.DataFrame(table, columns=["workers", "hours"]), "cluster"),
     }
 
