@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -16,6 +17,7 @@ from beyond_hard_labels import (
     images,
     material,
     metrics,
+    published,
     real_data,
     real_votes,
     report,
@@ -76,15 +78,9 @@ def publish(tmp_path, monkeypatch):
     shutil.copy(ROOT / "_toc.yml", root)
     monkeypatch.setattr(runs, "project_folder", lambda: root)
 
-    def publish(made, *, features=False):
-        for spec in made.specs():
-            folder = root / "results" / spec.key
-            run = study.execute(spec)
-            folder.parent.mkdir(exist_ok=True)
-            shutil.move(run.folder, folder)
-            (folder / "weights.safetensors").unlink()
-            if not features:
-                (folder / "features.npz").unlink()
+    def publish(made):
+        published.publish(replace(made, perplexity=3.0))
+        shutil.rmtree(runs.build_folder() / "runs")
         return made
 
     return publish
@@ -284,10 +280,11 @@ def test_without_data_other_parameters_are_not_those_of_the_published_runs(publi
 def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publish, one):
     publish(one)
     here(one)
-    key = one.spec("soft", 0).key
-    assert not runs.by_key(key).published
+    spec = one.spec("soft", 0)
+    assert study.find(spec).name == spec.key
     take_away("set")
-    assert runs.by_key(key).published
+    assert study.find(spec).name == f"published-{spec.key}"
+    assert runs.by_name(spec.key).folder != runs.by_name(f"published-{spec.key}").folder
 
 
 def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publish, one):
@@ -388,21 +385,11 @@ def test_a_published_set_shows_what_follows_from_its_runs_and_says_what_is_left_
     publish(study.plan("smoke", dataset="cifar10h", **SMALL))
     take_away("cifar10h")
     shown = elements(sections.section(study.plan("quick"), "cifar10h", {}))
-    assert {name for name, element in shown.items() if element is None} == {
-        *("card", "spread", "ambiguous", "unequal", "class_maps")
-    }
-    for sentence in ("**Published.** 2 of these 2", "The images are not on this machine", "without their features"):
+    assert {name for name, element in shown.items() if element is None} == {*("card", "spread", "ambiguous", "unequal")}
+    for sentence in ("**Published.** 2 of these 2", "The images are not on this machine", "Votes do not come along"):
         assert sentence in shown["source"].text
     assert "floor" in shown["scores"].text
     assert "against the official label" in shown["official"].text
-
-
-def test_published_features_give_a_map(publish):
-    put("cifar10h")
-    publish(study.plan("smoke", dataset="cifar10h", **SMALL | {"tsne_iterations": 500}), features=True)
-    take_away("cifar10h")
-    part = sections.section(study.plan("quick"), "cifar10h", {})
-    assert real_votes._mapped(part)
 
 
 def test_beyond_the_paper_profile_one_split_is_trained_unless_more_are_asked_for():

@@ -97,7 +97,7 @@ def test_every_page_can_be_filled(finished):
     from conftest import ROOT
 
     tables = {f"table.{name}": "" for name in ("machine", "versions", "notebooks")} | {"explorer": ""}
-    tables |= dict.fromkeys(grid_pages.texts(finished[0]) | speed.texts() | run_pages.costs(finished[1]), "")
+    tables |= dict.fromkeys(grid_pages.texts(finished[0]) | speed.texts() | run_pages.page_texts(*finished), "")
     for page in (ROOT / "book").glob("*.md"):
         report.fill(page.read_text("utf-8"), report.texts(*finished) | tables, page.name)
 

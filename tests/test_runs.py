@@ -71,7 +71,7 @@ def test_a_run_with_a_missing_file_is_refused_with_its_name(spec, name):
 
 def test_a_run_that_is_not_there_is_said_to_be_missing_and_not_broken(spec):
     with pytest.raises(InputError, match=rf"there is no run in .*{spec.key}; 'bhl book' or"):
-        runs.by_key(spec.key)
+        runs.by_name(spec.key)
 
 
 def test_the_manifest_knows_every_file_as_it_was_stored(spec):

@@ -6,7 +6,7 @@ format, `fetch` gets published ones, `votes` turns votes into targets, `material
 trained on, `augmentation`, `models` and `training` make it, `metrics` and `embedding` read it, `runs`
 stores it, `study` plans a grid of runs, `sections` says what there is of the real sets, `report`, `plots`
 and `real_votes` show them, `interactive` lets readers explore them, `run_pages` says where numbers come
-from, `verify` proves it, `speed` shows the published measurements, `book` stages and builds the pages,
+from, `verify` proves it, `speed` and `published` show what comes with the project, `book` stages and builds the pages,
 `cli` is the command.
 Beside them, `files` writes whole or not at all, `process` is told to stop, and `checkpoints` keep a
 training that is not finished; `status` says what in the store is stale and why, and `cluster` sends runs

@@ -32,6 +32,7 @@ from beyond_hard_labels import (
     grid_pages,
     grids,
     process,
+    published,
     report,
     run_pages,
     runs,
@@ -356,6 +357,9 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
                 continue
             others = verify.runs_of(record)
             groups.setdefault(report.label(others[1]), others)
+    for entry in published.entries():
+        if entry.runs:
+            groups.setdefault(report.label(entry.runs), (entry.study, entry.runs))
     part, records = run_pages.write(stage / "runs", list(groups.values()))
     of_grids = {grid: grids.results(grid, study) for grid in sorted(asked)}
     chapters, of_pages = grid_pages.write(stage / "runs", study, of_grids)

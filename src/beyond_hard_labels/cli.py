@@ -83,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
     book.add_argument("--cell-timeout", default="1h", metavar="1h", help="what one cell may take (s, m or h)")
 
-    _add(commands, "verify", _verify, "compute every number that the built book prints again, from stored predictions")
+    verify = "compute again, from stored predictions, every number of the built book and every published score"
+    _add(commands, "verify", _verify, verify)
 
     compare = _add(commands, "compare", _compare, "train a stored run once more and compare the results")
     compare.add_argument("run", metavar="RUN", help="key of a run, or its folder")
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead: when or votes")
     study.add_argument("--full", action="store_true", help="the whole of that grid, not the slice that the book trains")
-    study.add_argument("--publish", action="store_true", help="write its finished parts to results, for the book")
+    study.add_argument("--publish", action="store_true", help="write what is finished to results, for the book")
     study.add_argument("--dry-run", action="store_true", help="say what the grid would take, and train nothing")
     _add_time_limit(study)
     study.add_argument(
@@ -234,12 +235,14 @@ def _book(arguments) -> int:
 
 def _verify(arguments) -> int:
     from beyond_hard_labels.runs import build_folder
-    from beyond_hard_labels.verify import faults
+    from beyond_hard_labels.verify import faults, published_faults
 
-    checked, found = faults(build_folder() / "book")
+    n_runs, found = published_faults()
+    checked, in_book = faults(build_folder() / "book")
+    found += in_book
     for line in found:
         print(f"bhl: {line}", file=sys.stderr)
-    print(f"{checked} printed numbers and tables checked, {len(found)} fault(s)")
+    print(f"{n_runs} published runs and {checked} printed numbers and tables checked, {len(found)} fault(s)")
     return 1 if found else 0
 
 
@@ -292,16 +295,21 @@ def _run(arguments) -> int:
 
 def _study(arguments) -> int:
     from beyond_hard_labels.report import scores
+    from beyond_hard_labels.runs import published_folder
 
     if arguments.grid is not None:
         return _grid(arguments)
-    for option in ("full", "publish", "dry_run"):
+    for option in ("full", "dry_run"):
         if getattr(arguments, option):
             raise InputError(f"--{option.replace('_', '-')} is of a grid; expected --grid NAME with it")
     study = _plan(arguments)
     with _packing(study.specs(), arguments.pack):
         found = _ensured(arguments, study.specs())
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
+    if arguments.publish:
+        from beyond_hard_labels.published import publish
+
+        print(f"published {len(publish(study))} runs in {published_folder()}")
     return 0
 
 

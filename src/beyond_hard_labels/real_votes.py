@@ -11,7 +11,7 @@ from beyond_hard_labels import fetch, metrics, plots, real_data, report, votes
 from beyond_hard_labels.sections import Section
 from beyond_hard_labels.study import map_of
 
-_PIXELS = {  # what is known of the pixels of files without a record of where they come from, by SHA-256
+PIXELS = {  # what is known of the pixels of files without a record of where they come from, by SHA-256
     "bce2eed1b9ae0d4a603eae135db4d6e68896fc202ab05d3989f3ebfc987b431c": "from JPEG of quality 75, which loses detail",
     "34f9dd041f3ef325356fd2dd7e125e71d28956370d7c9eb084b244064596bfb0": "as published, without loss",
     "1322334d1463be8ac60f71f6dccb97e08b37c0c4ef018f6537ce82803277c738": "as published, without loss",
@@ -27,8 +27,10 @@ def source(part: Section):
     mapped = (
         f"The map shows the {len(part.runs[0].index):,} test images of split 0 at perplexity {part.study.perplexity:g}."
         if _mapped(part)
-        else "These runs come without their features, so there is no map of them."
+        else "These runs come without a map."
     )
+    if part.runs[0].truth is None:
+        mapped += " Votes do not come along, so its colours are by the shares that the soft arm predicts."
     lines = ["{{ badge }}", "{{ published }}", part.why or trained, mapped]
     return report.say("\n\n".join(lines), part.study, part.runs)
 
@@ -43,7 +45,7 @@ def card(part: Section):
         "votes": f"{part.data.votes.sum():,}",
         "official labels": "none" if part.data.official is None else "known",
         "single raters": "not known" if part.data.ratings is None else f"{part.data.ratings.shape[1]}",
-        "pixels": _PIXELS.get(found, "where they come from is not recorded"),
+        "pixels": PIXELS.get(found, "where they come from is not recorded"),
         "licence": about["licence"],
         "citation": about["citation"],
         "SHA-256 of the file": f"`{found[:16]}…`",
@@ -95,7 +97,7 @@ def official(part: Section):
     """Show how crowd and official label agree, and how both arms stand to either."""
     if part.study is None:
         return None
-    if part.runs[0].stored("test_official") is None:
+    if part.runs[0].official_accuracy() is None:
         return report.show("**Crowd and official label.**\nAn official label is not known for this set.")
     text = "**Crowd and official label.**\nHow often the votes agree with it, and how both arms stand to either.\n\n"
     if part.data is not None:
@@ -118,8 +120,10 @@ def class_maps(part: Section):
         return None
     arms = {run.spec.labels: run for run in part.runs if run.spec.split == 0}
     planes = {labels: map_of(part.study, run) for labels, run in arms.items()}
-    return plots.class_maps(planes, arms["soft"].truth, tuple(arms["soft"].manifest["classes"]))
+    colours = arms["soft"].predicted if arms["soft"].truth is None else arms["soft"].truth
+    return plots.class_maps(planes, colours, tuple(arms["soft"].manifest["classes"]))
 
 
 def _mapped(part: Section) -> bool:
-    return part.study is not None and all("features.npz" in run.files for run in part.runs if run.spec.split == 0)
+    first = [run for run in part.runs if run.spec.split == 0]
+    return part.study is not None and all(run.published_map() if run.published else True for run in first)

@@ -101,7 +101,7 @@ def table_one(runs: list[Run]) -> pd.DataFrame:
 
 def label(runs: list[Run]) -> str:
     """Return the name of the page that lists some runs, which is also what links to it name."""
-    return "runs-" + hashlib.sha256(" ".join(run.spec.key for run in runs).encode()).hexdigest()[:8]
+    return "runs-" + hashlib.sha256(" ".join(run.name for run in runs).encode()).hexdigest()[:8]
 
 
 def _better(soft: float, hard: float, name: str) -> str:
@@ -133,12 +133,11 @@ def arm_table(runs: list[Run]) -> pd.DataFrame:
 
 def _beside_votes(run: Run) -> dict[str, float]:
     """Return a run's headline scores, its KL after scaling by a temperature, and the floors under it."""
-    test_votes = run.stored("test_votes")
     scaled = {f"KL, T by {truth} ↓": kl for truth, (_, kl) in run.temperatures().items()}
     return (
         {HEADINGS[name]: run.metrics[name] for name in ("macro_accuracy", "kl")}
         | scaled
-        | {"floor, analytic": metrics.noise_floor(test_votes), "floor, halves": metrics.split_half_floor(test_votes)}
+        | {f"floor, {name}": floor for name, floor in run.floors().items()}
     )
 
 
@@ -161,8 +160,7 @@ def official_table(runs: list[Run]) -> pd.DataFrame:
     """Return one row an arm: macro accuracy against the majority of the votes, and against the official label."""
     rows = []
     for run in runs:
-        official = np.eye(run.truth.shape[1])[run.stored("test_official")]
-        scores = run.metrics["macro_accuracy"], metrics.macro_accuracy(official, run.predicted)
+        scores = run.metrics["macro_accuracy"], run.official_accuracy()
         rows.append((f"[{run.spec.labels} labels](#{label(runs)})", *scores))
     columns = ["macro accuracy of", "against the majority ↑", "against the official label ↑"]
     grouped = pd.DataFrame(rows, columns=columns).groupby(columns[0])
@@ -430,7 +428,7 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
 
 def run_link(run: Run) -> str:
     """Return a link to the page of a run."""
-    return f"[`{run.spec.key}`](#run-{run.spec.key})"
+    return f"[`{run.spec.key}`](#run-{run.name})"
 
 
 def score_table(runs: list[Run]) -> pd.DataFrame:
@@ -584,7 +582,7 @@ def fill(text: str, named: Mapping[str, str | Callable[[], str]], where: str) ->
 def record(study: Study, runs: list[Run], printed: dict[str, str]) -> dict:
     """Return what it takes to compute printed numbers again: the study, the runs' keys and the texts."""
     asked = {"profile": study.profile, **study.changed}
-    return {"study": asked, "runs": [run.spec.key for run in runs], "printed": printed}
+    return {"study": asked, "runs": [run.name for run in runs], "printed": printed}
 
 
 class Said:

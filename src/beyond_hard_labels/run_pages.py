@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from beyond_hard_labels import files, report
+from beyond_hard_labels import files, published, report
 from beyond_hard_labels.parameters import options
 from beyond_hard_labels.runs import Run, RunSpec, build_folder, code_fingerprint
 from beyond_hard_labels.study import Study
 
 _LIST = """({label})=
-# Runs of `{command}`
+# {title} `{command}`
 
 {{{{ badge }}}}
+
+{{{{ published }}}}
 
 Every number that links here was computed from the predictions of these runs.
 A run's own page has its specification, learning curve, versions and files.
@@ -46,8 +48,8 @@ The last rows are mean ± standard deviation over the splits, which is what the 
 {{{{ table.differences }}}}
 """
 
-_RUN = """(run-{key})=
-# Run `{key}`
+_RUN = """(run-{name})=
+# {title} `{key}`
 
 {badge}
 
@@ -59,7 +61,7 @@ A model trained on {labels} labels of split {split}; it is one of {{ref}}`these 
 
 ## Learning
 
-```{{figure}} {key}.png
+```{{figure}} {name}.png
 :alt: Two panels by epoch, macro accuracy and KL to the soft truth on the validation images of this run.
 
 Macro accuracy and KL on the validation images of run `{key}` by epoch.
@@ -99,7 +101,7 @@ def page_texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], st
     from beyond_hard_labels import interactive
 
     more = {"explorer": lambda: interactive.explorer(runs, study.command)}
-    return report.texts(study, runs) | more | costs(runs)
+    return report.texts(study, runs) | more | costs(runs) | published.texts()
 
 
 def costs(runs: list[Run], many: int = 1000, workers: tuple[int, ...] = (1, 2, 10, 100)) -> dict[str, str]:
@@ -166,24 +168,23 @@ def write(folder: Path, groups: list[tuple[Study, list[Run]]]) -> tuple[dict, di
     records, chapters, written = {}, [], set()
     for study, runs in groups:
         label, sections = report.label(runs), []
-        text, printed = report.fill(
-            _LIST.format(label=label, command=study.command), report.texts(study, runs), f"runs/{label}"
-        )
+        page = _LIST.format(title=_title("Runs of", runs[0]), label=label, command=study.command)
+        text, printed = report.fill(page, report.texts(study, runs), f"runs/{label}")
         (folder / f"{label}.md").write_text(text, "utf-8")
         records[f"runs/{label}.md"] = report.record(study, runs, printed)
         for run in runs:
-            key = run.spec.key
-            if key in written:
+            key, name = run.spec.key, run.name
+            if name in written:
                 continue
-            written.add(key)
-            sections.append({"file": f"runs/{key}"})
+            written.add(name)
+            sections.append({"file": f"runs/{name}"})
             page = _RUN.format(
-                badge=report.badge(study, [run]), label=label, command=study.command, key=key, **_named(run)
+                badge=report.badge(study, [run]), label=label, command=study.command, key=key, name=name, **_named(run)
             )
-            text, printed = report.fill(page, texts(run), f"runs/{key}")
-            (folder / f"{key}.md").write_text(text, "utf-8")
-            records[f"runs/{key}.md"] = {"run": key, "printed": printed}
-            (folder / f"{key}.png").write_bytes(_curves(run))
+            text, printed = report.fill(page, texts(run), f"runs/{name}")
+            (folder / f"{name}.md").write_text(text, "utf-8")
+            records[f"runs/{name}.md"] = {"run": name, "printed": printed}
+            (folder / f"{name}.png").write_bytes(_curves(run))
         chapters.append({"file": f"runs/{label}", "sections": sections} if sections else {"file": f"runs/{label}"})
     return {"caption": "Runs", "chapters": chapters}, records
 
@@ -212,5 +213,9 @@ def _curves(run: Run) -> bytes:
     return drawn.getvalue()
 
 
+def _title(text: str, run: Run) -> str:
+    return f"Published {text[0].lower()}{text[1:]}" if run.published else text
+
+
 def _named(run: Run) -> dict[str, str]:
-    return {name: getattr(run.spec, name) for name in ("labels", "split", "dataset")}
+    return {"title": _title("Run", run)} | {name: getattr(run.spec, name) for name in ("labels", "split", "dataset")}

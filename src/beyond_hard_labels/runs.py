@@ -14,8 +14,14 @@ Everything is written under a temporary name and renamed once, and read only if 
 of the manifest, which carries its own. Metrics are not stored: they are computed from the predictions
 whenever they are read, so a change in `metrics` retrains nothing.
 
-A published run is such a folder in ``results`` of the project, which may lack features and weights.
-It is found by its spec alone, whatever code and versions made it.
+A published run is such a folder in ``results`` of the project, without features and weights, and with
+
+    scores.json        every score, as computed from the predictions as they lie there
+    map.npz            of split 0, the t-SNE map of the test images and its settings
+
+Its logits are rounded to float16 where no printed digit of a score shows it, and truth and votes come
+along for a generated set only: those of others are not ours to pass on, and their scores are read. It
+is found by its spec alone, whatever code and versions made it.
 
 `changes` decides for all of them what is fresh, and says in words what is not.
 """
@@ -29,7 +35,7 @@ import json
 import os
 import platform
 import tokenize
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +52,11 @@ from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
 _RESULT_MODULES = ("randomness", "images", "votes", "material", "augmentation", "models", "training")
 _RESULT_PACKAGES = ("numpy", "torch", "timm")
 FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
+VERSION = " → "  # in what `changes` says of another version
 AWAY = " is not here"  # the end of what `changes` says of a file that cannot be compared
-PUBLISHED_FILES = ("spec.json", "predictions.npz", "history.csv")
+PUBLISHED_FILES = ("spec.json", "predictions.npz", "history.csv", "scores.json")
+_MAP = "map.npz"
+_KNOWN_FILES = (*FILES, "scores.json", _MAP)
 LEFT_OUT = "left_out.json"  # beside a run that came in a pack: which of its files did not fit in
 
 
@@ -92,9 +101,10 @@ class Run:
         Fingerprints, versions and the machine.
     history : pandas.DataFrame
         One row an epoch, metrics on the validation images.
-    index, truth, predicted : np.ndarray
-        The test images' rows in the set (N,), their soft truth (N, K) and predicted distribution
-        (N, K).
+    index, predicted : np.ndarray
+        The test images' rows in the set (N,) and their predicted distribution (N, K).
+    truth : np.ndarray or None
+        Their soft truth (N, K); None where a published run may not carry it.
     """
 
     spec: RunSpec
@@ -102,17 +112,22 @@ class Run:
     manifest: dict
     history: pd.DataFrame
     index: np.ndarray
-    truth: np.ndarray
+    truth: np.ndarray | None
     predicted: np.ndarray
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Every metric on the test images, computed now."""
-        return metrics.score(self.truth, self.predicted)
+        """Every metric on the test images, computed now; without the truth as published."""
+        return self._as_published("metrics") if self.truth is None else metrics.score(self.truth, self.predicted)
 
     def validation(self, epoch: int) -> dict[str, float]:
         """Return the metrics on the validation images after an epoch, counted from 1."""
         return self.history.set_index("epoch").loc[epoch].drop("train_loss").to_dict()
+
+    @property
+    def name(self) -> str:
+        """Its key, and whose it is: a local and a published run of one spec have pages of their own."""
+        return f"published-{self.spec.key}" if self.published else self.spec.key
 
     @property
     def published(self) -> bool:
@@ -122,7 +137,7 @@ class Run:
     @property
     def files(self) -> list[str]:
         """Names of the files that make it up."""
-        return [name for name in FILES if name in required_files(self.folder) or (self.folder / name).is_file()]
+        return [name for name in _KNOWN_FILES if (self.folder / name).is_file()]
 
     def stored(self, part: str) -> np.ndarray | None:
         """Return an array of the predictions, such as ``validation_logits``; None if the set has no such."""
@@ -133,8 +148,11 @@ class Run:
         """Return the temperature that fits the validation images, and the test KL with it, by what it fits.
 
         Who has hard labels only can fit it to nothing but those, the run's ``own targets``, before they
-        were smoothed; the ``soft truth`` shows what scaling could do at best.
+        were smoothed; the ``soft truth`` shows what scaling could do at best. Without the truth both are
+        as published.
         """
+        if self.truth is None:
+            return {name: tuple(pair) for name, pair in self._as_published("temperatures").items()}
         soft, logits, test_logits = map(self.stored, ("validation_truth", "validation_logits", "test_logits"))
         own = self.stored("validation_labels")
         labelled = own.any(axis=1)  # a dropped tie has no label
@@ -144,11 +162,46 @@ class Run:
         }
         return {name: (t, metrics.kl(self.truth, metrics.softmax(test_logits / t))) for name, t in fitted.items()}
 
+    def floors(self) -> dict[str, float] | None:
+        """Return both estimates of the KL that remains for who knows each distribution; None if the truth is exact."""
+        if self.truth is None:
+            return self._as_published("floors")
+        if (cast := self.stored("test_votes")) is None:
+            return None
+        return {"analytic": metrics.noise_floor(cast), "halves": metrics.split_half_floor(cast)}
+
+    def official_accuracy(self) -> float | None:
+        """Return the macro accuracy against the official labels of the test images, None if the set has none."""
+        if self.truth is None:
+            return self._as_published("official_accuracy")
+        if (official := self.stored("test_official")) is None:
+            return None
+        return metrics.macro_accuracy(np.eye(self.truth.shape[1])[official], self.predicted)
+
+    def scores(self) -> dict:
+        """Return all that follows from predictions and truth, as ``scores.json`` of a published run has it."""
+        return {
+            "metrics": self.metrics,
+            "temperatures": {name: list(pair) for name, pair in self.temperatures().items()},
+            "floors": self.floors(),
+            "official_accuracy": self.official_accuracy(),
+        }
+
+    def _as_published(self, part: str):
+        return json.loads((self.folder / "scores.json").read_text("utf-8"))[part]
+
     @property
     def features(self) -> np.ndarray:
         """Pooled features of the test images, float32 (N, F)."""
         with np.load(self.folder / "features.npz", allow_pickle=False) as file:
             return file["test"]
+
+    def published_map(self) -> tuple[np.ndarray, dict] | None:
+        """Return the t-SNE map (N, 2) that a published run came with, and its settings; None if there is none."""
+        if not (self.folder / _MAP).is_file():
+            return None
+        with np.load(self.folder / _MAP, allow_pickle=False) as file:
+            return file["plane"], json.loads(file["settings"].item())
 
 
 def build_folder() -> Path:
@@ -296,7 +349,7 @@ def changes(made: dict[str, dict], here: dict[str, dict]) -> list[str]:
 
 def _change(name: str, before: str | None, now: str | None, part: str) -> str:
     if part == "versions":
-        return f"{name} {before or 'not recorded'} → {now or 'not needed'}"
+        return f"{name} {before or 'not recorded'}{VERSION}{now or 'not needed'}"
     return f"{name} changed" if before and now else f"{name} is {'new' if now else 'no longer part of it'}"
 
 
@@ -342,13 +395,10 @@ def published_specs(dataset: str) -> list[RunSpec]:
     return [spec for spec in found if spec.dataset == dataset]
 
 
-def by_key(key: str) -> Run:
-    """Return the run of a key: the local one, or the published one where that is not there or not fresh."""
-    folder = published_folder() / key
-    if folder.is_dir():
-        of_project = load(folder)
-        return find(of_project.spec) or of_project
-    return load(build_folder() / "runs" / key)
+def by_name(name: str) -> Run:
+    """Return the run of a name, see `Run.name`."""
+    key = name.removeprefix("published-")
+    return load((build_folder() / "runs" if key == name else published_folder()) / key)
 
 
 def differences(run: Run) -> list[str]:
@@ -383,8 +433,9 @@ def load(folder: Path) -> Run:
     if missing:
         raise Damaged(f"the run in {folder} is not whole, {', '.join(missing)} not found")
     manifest = files.read_sealed_json(folder / "manifest.json")
-    content = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
-    changed = [name for name, found in content.items() if hashlib.sha256(found).hexdigest() != manifest["files"][name]]
+    content = {name: (folder / name).read_bytes() for name in _KNOWN_FILES if (folder / name).is_file()}
+    sealed = manifest["files"]
+    changed = [name for name, found in content.items() if hashlib.sha256(found).hexdigest() != sealed.get(name)]
     if changed:
         raise Damaged(f"the run in {folder} is damaged, {', '.join(changed)} not as it was stored")
     spec = json.loads(content["spec.json"])
@@ -392,7 +443,8 @@ def load(folder: Path) -> Run:
     if set(spec) != names:
         raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {sorted(names ^ set(spec))}")
     with np.load(io.BytesIO(content["predictions.npz"]), allow_pickle=False) as file:
-        index, truth, logits = (file[f"test_{part}"] for part in ("index", "truth", "logits"))
+        index, logits = (file[f"test_{part}"] for part in ("index", "logits"))
+        truth = file["test_truth"] if "test_truth" in file.files else None
     return Run(
         spec=RunSpec(**spec),
         folder=folder,
@@ -433,20 +485,9 @@ def save(
 
     folder = (store or build_folder() / "runs") / spec.key
     files.sweep(folder)
-    more = {"test_votes": data.votes, "test_official": data.official}
     with files.writing(folder) as temporary:
         temporary.mkdir()
-        _write_npz(
-            temporary / "predictions.npz",
-            test_index=split.test,
-            test_truth=data.truth[split.test],
-            test_logits=trained.test_logits,
-            validation_index=split.validation,
-            validation_truth=data.truth[split.validation],
-            validation_logits=trained.validation_logits,
-            validation_labels=np.where(labels.keep[:, None], labels.rows, 0.0)[split.validation],
-            **{name: rows[split.test] for name, rows in more.items() if rows is not None},
-        )
+        write_predictions(temporary, split, data, labels, trained.test_logits, trained.validation_logits)
         _write_npz(temporary / "features.npz", test=trained.test_features)
         pd.DataFrame(trained.history).to_csv(temporary / "history.csv", index=False)
         weights = to_bytes({name: tensor.numpy() for name, tensor in trained.state.items()})
@@ -464,6 +505,82 @@ def save(
         }
         write_json(temporary / "manifest.json", manifest, sealed=True)
     return load(folder)
+
+
+def write_predictions(
+    folder: Path,
+    split: Split,
+    data: LabelledImages,
+    labels: votes.Targets,
+    test_logits: np.ndarray,
+    validation_logits: np.ndarray,
+) -> None:
+    """Write ``predictions.npz``: what a run predicts, and all that it is scored against."""
+    more = {"test_votes": data.votes, "test_official": data.official}
+    _write_npz(
+        folder / "predictions.npz",
+        test_index=split.test,
+        test_truth=data.truth[split.test],
+        test_logits=test_logits,
+        validation_index=split.validation,
+        validation_truth=data.truth[split.validation],
+        validation_logits=validation_logits,
+        validation_labels=np.where(labels.keep[:, None], labels.rows, 0.0)[split.validation],
+        **{name: rows[split.test] for name, rows in more.items() if rows is not None},
+    )
+
+
+def publish(run: Run, plane: np.ndarray | None, settings: dict) -> Run:
+    """Write a run into the project's published ones, in place of an older one, and return it as read back.
+
+    Parameters
+    ----------
+    run : Run
+        A local one, with its truth.
+    plane : np.ndarray or None
+        Its t-SNE map (N, 2), where one is to come along, made with these `settings`.
+    """
+    from beyond_hard_labels.real_data import SYNTHETIC
+
+    with np.load(run.folder / "predictions.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    slim = {name: rows.astype(np.float16) for name, rows in arrays.items() if name.endswith("_logits")}
+    folder = published_folder() / run.spec.key
+    files.sweep(folder)
+    with files.writing(folder) as temporary:
+        temporary.mkdir()
+        for name in ("spec.json", "history.csv"):
+            (temporary / name).write_bytes((run.folder / name).read_bytes())
+        for kept in (arrays | slim, arrays):  # float16 where it is exact enough
+            _write_npz(temporary / "predictions.npz", **kept)
+            scores = of_folder(run, temporary).scores()
+            if as_printed(scores) == as_printed(run.scores()):
+                break
+        if run.spec.dataset != SYNTHETIC:
+            ours = ("_index", "_logits")  # the rest is made of the votes
+            _write_npz(temporary / "predictions.npz", **{n: rows for n, rows in kept.items() if n.endswith(ours)})
+        write_json(temporary / "scores.json", scores)
+        if plane is not None:
+            _write_npz(temporary / _MAP, plane=plane.astype(np.float32), settings=json.dumps(settings))
+        checksums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / "manifest.json", run.manifest | {"files": checksums}, sealed=True)
+    return load(folder)
+
+
+def of_folder(run: Run, folder: Path) -> Run:
+    """Return a run with the predictions, and the truth, of another folder."""
+    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
+        index, truth, logits = (file[f"test_{part}"] for part in ("index", "truth", "logits"))
+        return replace(run, folder=folder, index=index, truth=truth, predicted=metrics.softmax(logits))
+
+
+def as_printed(scores) -> str:
+    """Return the scores of a run with as many digits as pages print."""
+    if isinstance(scores, dict):
+        return ", ".join(f"{name} {as_printed(scores[name])}" for name in sorted(scores))
+    if isinstance(scores, list):
+        return " with KL ".join(map(as_printed, scores))  # a temperature
+    return "none" if scores is None else f"{scores:.4f}"
 
 
 def _write_npz(path: Path, **arrays: np.ndarray) -> None:

@@ -12,11 +12,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from beyond_hard_labels import InputError, files, runs
+from beyond_hard_labels import InputError, files, grids, runs
 from beyond_hard_labels.runs import RunSpec
 from beyond_hard_labels.study import Study, map_inputs, read_map
 
-KINDS = ("run", "published run", "checkpoint", "map", "notebook", "leftover")
+KINDS = ("run", "published run", "published grid", "checkpoint", "map", "notebook", "leftover")
 REMOVABLE = ("run", "checkpoint", "map", "leftover")
 _BEING_WRITTEN = 3600  # seconds in which what has a temporary name may still be written by someone
 
@@ -61,6 +61,7 @@ def items(study: Study | None = None) -> list[Item]:
     local, leftovers = _folders(build / "runs")
     found = [_run("run", folder) for folder in local]
     found += [_run("published run", path.parent) for path in runs.published_folder().glob("*/spec.json")]
+    found += [_grid(grid) for grid in grids.GRIDS if grids.paths(grid)[0].is_file()]
     in_progress, more = _folders(build / "checkpoints")
     found += [_run("checkpoint", folder) for folder in in_progress]
     stale = {item.name for item in found if item.kind == "run" and item.why}
@@ -107,12 +108,30 @@ def _run(kind: str, folder: Path) -> Item:
         why = (
             runs.changes(about, runs.provenance(spec)) if kind == "checkpoint" else runs.differences(runs.load(folder))
         )
+        why = _of_published(why) if kind == "published run" else why
         why += [f"its spec is that of {spec.key}"] if spec.key != folder.name else []
     except InputError as error:  # damaged
         why = [str(error).replace(f"the run in {folder.resolve()}", "it").replace(f"{folder.resolve()}/", "")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = [f"it cannot be read ({type(error).__name__}: {error})"]
     return Item(kind, folder.name, what, why, folder)
+
+
+def _grid(grid: str) -> Item:
+    """Return a published grid."""
+    path, what, why = grids.paths(grid)[0], "", []
+    try:
+        parts = grids.published(grid)
+        what = f"{len(parts)} parts, {sum(len(part.specs) for part in parts.values())} runs"
+        why = [f"{name}: {change}" for name, part in parts.items() for change in _of_published(part.changes)]
+    except InputError as error:
+        why = [str(error)]
+    return Item("published grid", grid, what, why, path)
+
+
+def _of_published(changes: list[str]) -> list[str]:
+    """Leave out what makes a published result no less true: other versions, and data that are not here."""
+    return [change for change in changes if not change.endswith(runs.AWAY) and runs.VERSION not in change]
 
 
 def _other_fields(spec: dict) -> str:
@@ -139,7 +158,6 @@ def _map(path: Path, stale: set[str]) -> Item:
         _, made_of = read_map(path)
     except InputError:
         return Item("map", path.name, what, ["it is damaged"], path)
-    folder = folder if folder.is_dir() else runs.published_folder() / key
     if not folder.is_dir():
         return Item("map", path.name, what, ["its run is gone"], path)
     try:

@@ -412,8 +412,11 @@ def map_of(study: Study, run: Run) -> np.ndarray:
     """Return the t-SNE map of a run's test features, float64 (N, 2); made once and kept in the store.
 
     It is found again by its run and the study's settings, and made again if the features, the code or
-    the library that made it changed, see `map_inputs`.
+    the library that made it changed, see `map_inputs`. A published run has no features, and the map that
+    it came with, whatever the settings.
     """
+    if run.published:
+        return run.published_map()[0]
     settings = f"{run.spec.key}-{study.perplexity:g}-{study.tsne_iterations}"
     path = runs.build_folder() / "maps" / f"{settings}.npz"
     here = map_inputs(run.manifest)

@@ -10,7 +10,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, files, grid_pages, report, run_pages, runs, study
+from beyond_hard_labels import InputError, files, grid_pages, grids, report, run_pages, runs, study
+from beyond_hard_labels.material import images_of, labels_of, split_of
 
 TOLERANCES = {"macro_accuracy": 0.02, "kl": 0.02}
 
@@ -45,6 +46,51 @@ def faults(book: Path) -> tuple[int, list[str]]:
     return checked, sorted(damage) + differing
 
 
+def published_faults() -> tuple[int, list[str]]:
+    """Hold everything that the project publishes against itself.
+
+    Every file is compared with its checksum, every row of a grid with its key, and the scores of every
+    run with those that its predictions give: by the truth that came along, or by that of the set, where
+    its file is here.
+
+    Returns
+    -------
+    tuple
+        How many runs were looked at, those of grids too, and one line for each fault.
+    """
+    checked, found = 0, []
+    for path in sorted(runs.published_folder().glob("*/spec.json")):
+        checked += 1
+        try:
+            run = runs.load(path.parent)
+            stored = json.loads((path.parent / "scores.json").read_text("utf-8"))
+            before, now = runs.as_printed(stored), runs.as_printed(_scores(run))
+            if before != now:
+                found.append(f"{path.parent}: its scores are {before}; its predictions give {now}")
+            if run.spec.key != path.parent.name:
+                found.append(f"{path.parent}: its spec is that of {run.spec.key}")
+        except InputError as error:
+            found.append(str(error))
+    for grid in grids.GRIDS:
+        try:
+            checked += sum(len(part.specs) for part in grids.published(grid).values())
+        except files.Damaged as error:
+            found.append(str(error))
+    return checked, found
+
+
+def _scores(run: runs.Run) -> dict:
+    """Return the scores of a published run, by the truth of its set where that is here and the run lacks it."""
+    here = {part: made_of for part, made_of in runs.provenance(run.spec).items() if part != "versions"}
+    if run.truth is not None or runs.changes(run.manifest, here):
+        return run.scores()
+    data = images_of(run.spec)
+    logits = run.stored("test_logits"), run.stored("validation_logits")
+    with tempfile.TemporaryDirectory() as folder:
+        runs.write_predictions(Path(folder), split_of(run.spec, data), data, labels_of(run.spec, data), *logits)
+        return runs.of_folder(run, Path(folder)).scores()
+
+
 def printed(book: Path) -> Iterator[tuple[str, str, dict]]:
     """Yield place, shown text and record of everything that a staged book prints from runs."""
     records = book / "printed.json"
@@ -74,12 +120,12 @@ def numbered(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, nbformat.No
 
 def runs_of(record: dict) -> tuple[study.Study, list[runs.Run]]:
     """Return the study and the runs that a record of a page or an output names."""
-    return study.plan(**record["study"]), [runs.by_key(key) for key in record["runs"]]
+    return study.plan(**record["study"]), [runs.by_name(name) for name in record["runs"]]
 
 
 def _texts(record: dict, of_grids: Callable[[str], dict]) -> dict:
     if "run" in record:
-        return run_pages.texts(runs.by_key(record["run"]))
+        return run_pages.texts(runs.by_name(record["run"]))
     from_runs = {} if "grids" in record else run_pages.page_texts(*runs_of(record))
     return from_runs | of_grids(json.dumps(record["study"], sort_keys=True))
 

@@ -1,0 +1,164 @@
+"""The studies that come with the project: how they are written, read, shown and held against themselves."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from beyond_hard_labels import published, report, runs, status, study, verify
+from conftest import ROOT, TINY, remade
+from test_real_votes import SMALL, one, publish, put, sections_train_here, take_away  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("sections_train_here")
+
+
+@pytest.fixture
+def drawn(publish):  # noqa: F811
+    """A published study on the synthetic set, and its runs as they were before."""
+    made = study.plan("smoke", **TINY)
+    before = study.ensure(made)
+    kept = [(run.scores(), run.predicted) for run in before]
+    publish(made)
+    return made, kept
+
+
+def arrays(run):
+    with np.load(run.folder / "predictions.npz") as file:
+        return dict(file)
+
+
+def test_a_published_run_prints_what_the_local_one_did(drawn):
+    made, before = drawn
+    for spec, (scores, predicted) in zip(made.specs(), before, strict=True):
+        run = runs.published(spec)
+        assert runs.as_printed(run.scores()) == runs.as_printed(scores)
+        assert runs.as_printed(json.loads((run.folder / "scores.json").read_text())) == runs.as_printed(scores)
+        np.testing.assert_allclose(run.predicted, predicted, atol=2e-3)
+
+
+def test_a_published_run_has_neither_weights_nor_features_and_a_map_in_split_0_only(drawn):
+    made, _ = drawn
+    for spec in made.specs():
+        names = {path.name for path in runs.published(spec).folder.iterdir()}
+        assert names - {"map.npz"} == {*runs.PUBLISHED_FILES, "manifest.json"}
+        assert ("map.npz" in names) == (spec.split == 0)
+    plane, settings = runs.published(made.specs()[0]).published_map()
+    assert plane.shape == (len(runs.published(made.specs()[0]).index), 2)
+    assert settings["iterations"] == made.tsne_iterations
+
+
+def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publish, one):  # noqa: F811
+    local = study.ensure(one)
+    before = {run.spec.key: run.scores() for run in local}
+    publish(one)
+    take_away("set")
+    for spec in one.specs():
+        run = runs.published(spec)
+        assert set(arrays(run)) == {"test_index", "test_logits", "validation_index", "validation_logits"}
+        assert run.truth is None
+        assert runs.as_printed(run.scores()) == runs.as_printed(before[spec.key])
+    table = report.arm_table([runs.published(spec) for spec in one.specs()])
+    assert re.fullmatch(r"\d\.\d{4}", table["floor, analytic"][0])
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, np.float16), (30.1, np.float32)])
+def test_logits_are_rounded_only_where_no_printed_score_shows_it(publish, scale, kept):  # noqa: F811
+    run = study.ensure(study.plan("smoke", **TINY))[0]
+    content = arrays(run)
+    for name in ("test_logits", "validation_logits"):
+        content[name] = np.float32(scale) * np.round(content[name], 1).astype(np.float16).astype(np.float32)
+    np.savez_compressed(run.folder / "predictions.npz", **content)
+    remade(run.folder)
+    again = runs.publish(runs.load(run.folder), None, {})
+    assert {arrays(again)[name].dtype for name in ("test_logits", "validation_logits")} == {np.dtype(kept)}
+
+
+def change_a_logit(run):
+    content = arrays(run)
+    content["test_logits"][:10] = -content["test_logits"][:10]
+    np.savez_compressed(run.folder / "predictions.npz", **content)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_changed_published_run_is_found(drawn, sealed):
+    made, _ = drawn
+    assert verify.published_faults() == (len(made.specs()), [])
+    run = runs.published(made.specs()[0])
+    change_a_logit(run)
+    if sealed:
+        remade(run.folder)
+    _, (fault,) = verify.published_faults()
+    assert run.spec.key in fault
+    assert ("its predictions give" if sealed else "predictions.npz not as it was stored") in fault
+
+
+def test_scores_without_truth_are_computed_again_where_the_set_is_here(publish, one):  # noqa: F811
+    publish(one)
+    assert verify.published_faults() == (2, [])
+    run = runs.published(one.specs()[0])
+    change_a_logit(run)
+    remade(run.folder)
+    _, (fault,) = verify.published_faults()
+    assert "its predictions give" in fault
+    take_away("set")
+    assert verify.published_faults() == (2, [])  # nothing to hold them against
+
+
+def test_a_published_run_is_fresh_until_code_that_made_it_changes(drawn, monkeypatch):
+    def states():
+        return {item.state for item in status.items() if item.kind == "published run"}
+
+    assert states() == {"fresh"}
+    monkeypatch.setattr(runs, "versions", lambda *packages: dict.fromkeys(packages, "0.1"))
+    assert states() == {"fresh"}  # a number is no less true with a newer torch
+    monkeypatch.setattr(runs, "code_fingerprints", lambda *modules: dict.fromkeys(modules, "another"))
+    assert states() == {"stale"}
+
+
+def test_every_study_to_publish_is_shown_or_named_with_its_command(publish, bhl):  # noqa: F811
+    found = published.entries()
+    assert [entry.runs for entry in found] == [[]] * len(found)
+    for entry in found:
+        assert entry.command in published.open_rows(found)
+    assert published.badges(found) == "No study is published yet."
+
+
+def test_a_published_study_has_a_row_below_the_papers_and_a_badge(publish, monkeypatch):  # noqa: F811
+    asked = {"profile": "smoke", **TINY}
+    monkeypatch.setattr(published, "read_profile", lambda name: {"tiny": asked, "other": {**asked, "epochs": 3}})
+    made = publish(study.plan(**asked))
+    found = published.entries()
+    table = published.table(found)
+    assert table["source"].map(report.plain).tolist() == ["paper, Table 1", "tiny"]
+    scores = report.scores([runs.published(spec) for spec in made.specs()]).groupby("labels")["kl"]
+    expected = report.plus_minus(scores.mean()["soft"], scores.std()["soft"])
+    assert table["soft: KL to soft truth ↓"].tolist() == ["0.0394 ± 0.0009", expected]
+    assert "published runs, trained on" in published.badges(found)
+    assert "`bhl study --profile smoke" in published.open_rows(found)
+    assert "tiny" not in published.open_rows(found)
+
+
+def test_what_is_here_is_published_again_and_what_is_not_is_refused(publish, one, bhl):  # noqa: F811
+    publish(one)
+    study.ensure(one)
+    publish(one)
+    take_away("set")
+    with pytest.raises(Exception, match="published already; nothing to publish"):
+        published.publish(one)
+
+
+# What the project itself publishes
+
+
+def test_everything_in_results_follows_from_itself():
+    assert runs.published_folder() == ROOT / "results"
+    _, faults = verify.published_faults()
+    assert faults == []
+
+
+def test_the_readme_has_the_rows_of_the_published_studies():
+    text = (ROOT / "README.md").read_text()
+    for row in published.table([entry for entry in published.entries() if entry.runs]).itertuples(index=False):
+        for value in row[3:]:
+            assert value in text.replace("**", ""), (row.source, value)
