@@ -177,8 +177,21 @@ def test_the_nearest_cell_to_the_paper_is_found_with_either_truth():
     assert table["distance_one_hot"][0] == pytest.approx(0, abs=1e-6)
     assert table["distance"][0] == pytest.approx(paper["hard", "kl"] / 0.0836 / 2)  # one of four differs
     assert "the nearest cell (3 epochs) is 0.0 of" in plain(sentences.matched(table))
-    assert "against the one-hot majority, and all four numbers are within" in plain(sentences.matched(table))
-    assert "not all four" in sentences.matched(answers.nearest(rows[rows["epochs"] == 30]))
+    assert "against the one-hot majority; 4 of its four numbers are within two" in plain(sentences.matched(table))
+    assert sentences.reached(table) == "Reached by a cell"
+    assert sentences.reached(answers.nearest(rows[rows["epochs"] == 30])) == "Not reached by any cell"
+
+
+def test_a_number_beyond_the_papers_own_spread_is_named_and_may_be_within_both():
+    hard, soft = (
+        [report.PAPER["synthetic"][arm, name][0] for name in ("macro_accuracy", "kl")] for arm in ("hard", "soft")
+    )
+    rows = cells([({"epochs": 3}, (hard[0], hard[1]), (soft[0], soft[1] + 0.0090))])
+    rows = rows.assign(kl_one_hot=rows["kl"])
+    for deviation, within_both in ((0.0, 3), (0.0080, 4)):
+        some = rows.assign(kl=rows["kl"] + deviation * (rows["labels"] == "soft") * (rows["split"] - 2))
+        row = answers.nearest(some).iloc[0]
+        assert (row["within"], row["within_both"], row["farthest"]) == (3, within_both, "soft_kl")
 
 
 def votes(levels, splits=5):

@@ -147,24 +147,39 @@ def nearest(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the cells on the synthetic set by how near they come to the paper's row of Table 1, nearest first.
 
     The distance is the root mean square of four differences of means, each in units of the paper's
-    standard deviation over its splits. Its hard KL is compared twice, with that against the soft truth
-    (``distance``) and that against the one-hot majority (``distance_one_hot``); ``worst`` is the largest of
-    the four differences in the nearer of the two.
+    standard deviation over its splits. The paper's hard KL is compared with that against the soft truth
+    and with that against the one-hot majority, and the nearer counts.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The settings; a column ``ARM_METRIC`` and ``ARM_METRIC_sd`` for mean and standard deviation of
+        macro_accuracy, kl and kl_one_hot of both arms; ``distance`` (soft truth) and ``distance_one_hot``;
+        of the nearer of both, ``within``, how many of its four numbers are within two of the paper's
+        standard deviations, ``within_both``, the same where a unit is the root of the sum of the squares of
+        the paper's and the cell's own, and ``farthest``, the one of the four that is the most of the paper's
+        standard deviations off.
     """
     paper = report.PAPER[SYNTHETIC]
     plain = rows[(rows["dataset"] == SYNTHETIC) & (rows["label_smoothing"] == 0)].drop_duplicates("key")
-    names = ["macro_accuracy", "kl", "kl_one_hot"]
-    means = plain.groupby([*settings(rows), "labels"])[names].mean().unstack("labels").dropna()
-    means.columns = [f"{labels}_{name}" for name, labels in means.columns]
-    off = {(arm, name): (means[f"{arm}_{name}"] - paper[arm, name][0]) / paper[arm, name][1] for arm, name in paper}
-    soft_truth = np.column_stack(list(off.values()))
-    off["hard", "kl"] = (means["hard_kl_one_hot"] - paper["hard", "kl"][0]) / paper["hard", "kl"][1]
-    one_hot = np.column_stack(list(off.values()))
-    distances = [np.sqrt((values**2).mean(axis=1)) for values in (soft_truth, one_hot)]
-    worst = np.where(distances[0] <= distances[1], abs(soft_truth).max(axis=1), abs(one_hot).max(axis=1))
-    table = means.assign(distance=distances[0], distance_one_hot=distances[1], worst=worst).reset_index()
+    cells = plain.groupby([*settings(rows), "labels"])[["macro_accuracy", "kl", "kl_one_hot"]]
+    means, spreads = cells.mean().unstack("labels").dropna(), cells.std().unstack("labels")
+    means.columns = spreads.columns = [f"{arm}_{name}" for name, arm in means.columns]
+    spreads = spreads.loc[means.index]
+    table, found = means.join(spreads.add_suffix("_sd")), []
+    for hard_kl in ("hard_kl", "hard_kl_one_hot"):
+        columns = [hard_kl if pair == ("hard", "kl") else "_".join(pair) for pair in paper]
+        targets, units = np.array(list(paper.values())).T
+        off = np.abs(means[columns].to_numpy() - targets)
+        within_both = (off <= 2 * np.hypot(units, spreads[columns].fillna(0.0))).sum(axis=1)
+        distance, farthest = np.sqrt(((off / units) ** 2).mean(axis=1)), np.array(columns)[(off / units).argmax(axis=1)]
+        found.append([distance, (off <= 2 * units).sum(axis=1), within_both, farthest])
+    table["distance"], table["distance_one_hot"] = found[0][0], found[1][0]
+    by_one_hot = table["distance_one_hot"] < table["distance"]
+    for i, name in enumerate(("within", "within_both", "farthest"), 1):
+        table[name] = np.where(by_one_hot, found[1][i], found[0][i])
     order = table[["distance", "distance_one_hot"]].min(axis=1).argsort(kind="stable")
-    return table.iloc[order].reset_index(drop=True)
+    return table.reset_index().iloc[order].reset_index(drop=True)
 
 
 def by_votes(rows: pd.DataFrame) -> pd.DataFrame:

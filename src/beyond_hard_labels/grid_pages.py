@@ -76,25 +76,23 @@ def rival_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def nearest_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the five cells nearest to the paper's row of Table 1, below that row."""
-    table, digits = answers.nearest(rows), {"distance": 1, "distance_one_hot": 1}
-    paper = report.PAPER[SYNTHETIC]
     columns = {
         "hard: macro accuracy": "hard_macro_accuracy",
         "hard: KL, soft truth": "hard_kl",
         "hard: KL, one-hot truth": "hard_kl_one_hot",
         "soft: macro accuracy": "soft_macro_accuracy",
         "soft: KL": "soft_kl",
-        "distance, soft truth": "distance",
-        "distance, one-hot truth": "distance_one_hot",
     }
-    first = {f"{arm}: {NAMES[name]}": f"{mean:.4f}" for (arm, name), (mean, _) in paper.items()}
-    either = first.pop("hard: KL")
-    first = {"cell": "paper", **first, "hard: KL, soft truth": either, "hard: KL, one-hot truth": either}
-    rows = [
-        {name: f"{row[c]:.{digits.get(c, 4)}f}" for name, c in columns.items()} for _, row in table.head(5).iterrows()
-    ]
-    named = [{"cell": name} | row for name, row in zip(answers.cell_names(table), rows, strict=False)]
-    return pd.DataFrame([first, *named])[["cell", *columns]]
+    paper = {f"{arm}_{name}": report.plus_minus(*pair) for (arm, name), pair in report.PAPER[SYNTHETIC].items()}
+    paper["hard_kl_one_hot"] = paper["hard_kl"]
+    found = [{"cell": "paper"} | {head: paper[name] for head, name in columns.items()}]
+    found[0] |= {"distance, soft truth": "–", "distance, one-hot truth": "–"}
+    table = answers.nearest(rows).head(5)
+    for cell, (_, row) in zip(answers.cell_names(table), table.iterrows(), strict=True):
+        shown = {head: report.plus_minus(row[name], row[f"{name}_sd"]) for head, name in columns.items()}
+        distances = {"distance, soft truth": row["distance"], "distance, one-hot truth": row["distance_one_hot"]}
+        found.append({"cell": cell} | shown | {head: f"{distance:.1f}" for head, distance in distances.items()})
+    return pd.DataFrame(found)
 
 
 def enough_table(rows: pd.DataFrame) -> pd.DataFrame:
