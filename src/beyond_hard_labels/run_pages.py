@@ -14,6 +14,7 @@ import pandas as pd
 
 from beyond_hard_labels import files, published, report
 from beyond_hard_labels.parameters import options
+from beyond_hard_labels.real_data import SYNTHETIC
 from beyond_hard_labels.runs import Run, RunSpec, build_folder, code_fingerprint
 from beyond_hard_labels.study import Study
 
@@ -46,6 +47,17 @@ The last rows are mean ± standard deviation over the splits, which is what the 
 ## Soft minus hard
 
 {{{{ table.differences }}}}
+"""
+
+_MAPS = """
+## Maps
+
+```{{figure}} {label}.png
+:alt: Four scatter plots, a row an arm; each point is an image, with the colour of its hue (left) or its shape (right).
+
+t-SNE maps that came with the runs of split 0, hard labels above and soft labels below; coloured by the images' own hue
+(left) and by their shape position (right).
+```
 """
 
 _RUN = """(run-{name})=
@@ -169,6 +181,9 @@ def write(folder: Path, groups: list[tuple[Study, list[Run]]]) -> tuple[dict, di
     for study, runs in groups:
         label, sections = report.label(runs), []
         page = _LIST.format(title=_title("Runs of", runs[0]), label=label, command=study.command)
+        if maps := _maps(runs):
+            page += _MAPS.format(label=label)
+            (folder / f"{label}.png").write_bytes(maps)
         text, printed = report.fill(page, report.texts(study, runs), f"runs/{label}")
         (folder / f"{label}.md").write_text(text, "utf-8")
         records[f"runs/{label}.md"] = report.record(study, runs, printed)
@@ -189,6 +204,29 @@ def write(folder: Path, groups: list[tuple[Study, list[Run]]]) -> tuple[dict, di
     return {"caption": "Runs", "chapters": chapters}, records
 
 
+def _maps(runs: list[Run]) -> bytes | None:
+    """Return the picture of the maps that published runs on the synthetic set came with; None of others."""
+    planes = {run.spec.labels: run.published_map()[0] for run in runs if run.published_map()}
+    if runs[0].spec.dataset != SYNTHETIC or not planes:
+        return None
+    from beyond_hard_labels import plots, shapes
+
+    table = shapes.draw_parameters(runs[0].spec.n_images, runs[0].spec.data_seed).iloc[runs[0].index]
+    return _png(lambda: plots.maps(planes, table["hue"].to_numpy(), table["shape"].to_numpy()))
+
+
+def _png(draw: Callable) -> bytes:
+    import matplotlib.pyplot as plt
+
+    from beyond_hard_labels import plots
+
+    plots.use_style()
+    figure, drawn = draw(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    return drawn.getvalue()
+
+
 def _curves(run: Run) -> bytes:
     """Return the picture of a run's learning curves, drawn once: it takes longer than all the rest of the page."""
     made_of = [
@@ -201,16 +239,11 @@ def _curves(run: Run) -> bytes:
     path = build_folder() / "curves" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}.png"
     with contextlib.suppress(FileNotFoundError, files.Damaged):  # a picture is drawn again in no time
         return files.read_sealed(path)
-    import matplotlib.pyplot as plt
-
     from beyond_hard_labels import plots
 
-    plots.use_style()
-    figure, drawn = plots.training_curves([run]), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    plt.close(figure)
-    files.write_sealed(path, drawn.getvalue())
-    return drawn.getvalue()
+    drawn = _png(lambda: plots.training_curves([run]))
+    files.write_sealed(path, drawn)
+    return drawn
 
 
 def _title(text: str, run: Run) -> str:
