@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from beyond_hard_labels import published, report, runs, status, study, verify
+from beyond_hard_labels import published, report, run_pages, runs, status, study, verify
 from conftest import ROOT, TINY, remade
 from test_real_votes import SMALL, one, publish, put, sections_train_here, take_away  # noqa: F401
 
@@ -137,6 +137,29 @@ def test_a_published_study_has_a_row_below_the_papers_and_a_badge(publish, monke
     assert "published runs, trained on" in published.badges(found)
     assert "`bhl study --profile smoke" in published.open_rows(found)
     assert "tiny" not in published.open_rows(found)
+
+
+def test_pages_of_published_runs_stand_beside_those_of_local_ones_and_follow_from_their_own_predictions(
+    drawn, tmp_path
+):
+    made, _ = drawn
+    groups = [(made, study.ensure(made)), (made, [runs.published(spec) for spec in made.specs()])]
+    _, records = run_pages.write(tmp_path / "runs", groups)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "printed.json").write_text(json.dumps(records))
+    keys = [spec.key for spec in made.specs()]
+    assert {f"runs/{name}.md" for key in keys for name in (key, f"published-{key}")} < set(records)
+    local, of_project = ((tmp_path / "runs" / f"{report.label(found)}.md").read_text() for _, found in groups)
+    assert "**Published.**" in of_project
+    assert "## Maps" in of_project
+    assert "**Published.**" not in local
+    checked, faults = verify.faults(tmp_path)
+    assert (checked > 20, faults) == (True, [])
+    change_a_logit(groups[1][1][0])
+    remade(groups[1][1][0].folder)
+    _, faults = verify.faults(tmp_path)
+    assert faults
+    assert all(report.label(groups[1][1]) in fault or f"published-{keys[0]}" in fault for fault in faults)
 
 
 def test_what_is_here_is_published_again_and_what_is_not_is_refused(publish, one, bhl):  # noqa: F811
