@@ -187,11 +187,11 @@ def plus_minus(mean: float, deviation: float) -> str:
     return f"{mean:.4f}" + ("" if pd.isna(deviation) else f" ± {deviation:.4f}")
 
 
-def bounds(interval: Interval) -> str:
+def bounds(interval: Interval, digits: int = 4) -> str:
     """Format an interval; one split has none."""
     if pd.isna(interval.low):
         return "needs two splits"
-    return f"[{interval.low:+.4f}, {interval.high:+.4f}]"
+    return f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
 
 
 def verdict(interval: Interval, name: str) -> tuple[str, str, str]:
