@@ -113,13 +113,21 @@ def test_holms_correction_makes_the_outcomes_of_many_cells_rarer():
 @pytest.mark.parametrize(
     ("gaps", "held", "told"),
     [
-        ({3: 0.05, 6: 0.05}, "Holds in every cell", "soft labels are better in 2 of 2 cells and hard labels in 0"),
+        (
+            {3: 0.05, 6: 0.05},
+            "Holds in every cell",
+            "shown to be better in 2 of 2 cells, hard labels in 0",
+        ),
         (
             {3: 0.05, 6: 0.0},
             "Holds in some cells only",
-            "better in 1 of 2 cells and hard labels in 0, and no difference",
+            "better in 1 of 2 cells, hard labels in 0, and no difference",
         ),
-        ({3: -0.05, 6: 0.0}, "Not shown in any cell", "soft labels are better in 0 of 2 cells and hard labels in 1"),
+        (
+            {3: -0.05, 6: 0.0},
+            "Not shown in any cell",
+            "shown to be better in 0 of 2 cells, hard labels in 1",
+        ),
     ],
 )
 def test_words_follow_the_table_whichever_way_it_comes_out(gaps, held, told):

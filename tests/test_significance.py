@@ -95,3 +95,15 @@ def test_holm_is_wrong_about_a_whole_family_in_five_percent_of_cases():
     p = np.random.default_rng(0).random((4000, 10))
     wrong = np.mean([(significance.holm(family) < 0.05).any() for family in p])
     assert wrong == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
+
+
+@pytest.mark.parametrize(("n_splits", "n_cells", "worked"), [(5, 1, 2.03), (3, 10, 11.50)])
+def test_the_least_difference_that_is_shown_is_where_the_corrected_p_reaches_the_level(n_splits, n_cells, worked):
+    least = significance.least_shown(n_splits, n_cells)
+    assert least == pytest.approx(worked, abs=0.005)
+    spread = np.linspace(-1, 1, n_splits)
+    differences = spread / spread.std(ddof=1) + least
+    others = np.full(n_cells - 1, 0.9)
+    for factor, shown in ((1.001, True), (0.999, False)):
+        p = significance.corrected_t(differences - least + factor * least).p
+        assert (significance.holm([p, *others])[0] < 0.05) == shown

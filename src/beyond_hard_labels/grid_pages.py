@@ -28,6 +28,7 @@ from beyond_hard_labels.sentences import (
     holds,
     listed,
     matched,
+    needed,
     number,
     reached,
     removed,
@@ -272,6 +273,8 @@ WHEN = {
         ("extremes", main, functools.partial(extremes, metric=metric)),
         ("protocols", protocols, tally),
         ("holds.protocols", protocols, holds),
+        ("needed", main, needed),
+        ("needed.protocols", protocols, needed),
     )
 }
 WHEN |= {

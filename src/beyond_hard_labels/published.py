@@ -11,6 +11,7 @@ import pandas as pd
 
 from beyond_hard_labels import InputError, grids, real_data, report, runs
 from beyond_hard_labels.runs import Run
+from beyond_hard_labels.sentences import set_name
 from beyond_hard_labels.study import Study, ensure, map_of, plan, read_profile
 from beyond_hard_labels.votes import LABEL_KINDS
 
@@ -80,7 +81,7 @@ def table(found: list[Entry]) -> pd.DataFrame:
 
 
 def _row(source: str, dataset: str, splits: str, values: dict) -> dict[str, str]:
-    row = {"source": source, "set": dataset.replace("_", "-"), "splits": splits}
+    row = {"source": source, "set": set_name(dataset), "splits": splits}
     for arm in ("hard", "soft"):
         row |= {
             f"{arm}: {report.HEADINGS[name]}": report.plus_minus(*values[arm, name])
@@ -97,7 +98,7 @@ def badges(found: list[Entry]) -> str:
     for entry in (entry for entry in found if entry.runs):
         pixels = PIXELS.get(entry.runs[0].manifest["data"].get("data file"))
         about = [report.badge(entry.study, entry.runs), *([f"pixels {pixels}"] if pixels else [])]
-        lines.append(f"- **{entry.title}**: {' · '.join(about)}. {report.banner(entry.runs)}")
+        lines.append(f"- **{entry.title}**: {' · '.join(about)}. {report.since(entry.runs)}")
     return "\n".join(lines) or "No study is published yet."
 
 

@@ -369,7 +369,7 @@ def _epochs_to(accuracy: float, runs: list[Run], labels: str) -> str:
 def data_badge(study: Study) -> str:
     """Say in one line which profile and data a page shows."""
     here = "images and votes from a file" if study.shared["dataset"] in names() else "whose images are not here"
-    source = "generated on this machine (cpu)" if study.shared["dataset"] == SYNTHETIC else here
+    source = "generated" if study.shared["dataset"] == SYNTHETIC else here
     shared, changed = study.shared, ", ".join(f"{name} = {value}" for name, value in study.changed.items())
     return (
         f"**Profile {study.profile}**{f' with {changed}' if changed else ''} · {shared['dataset']}, "
@@ -401,11 +401,16 @@ def banner(runs: list[Run]) -> str:
     of_project = [run for run in runs if run.published]
     if not of_project:
         return ""
-    found = sorted({difference for run in of_project for difference in differing(run)})
     return (
         f"**Published.** {len(of_project)} of these {len(runs)} runs were not trained on this machine but come with "
-        f"the project. What changed since they were made: {'; '.join(found) or 'nothing'}."
+        f"the project. {since(of_project)}"
     )
+
+
+def since(runs: list[Run]) -> str:
+    """Say what changed since some runs were made."""
+    found = sorted({difference for run in runs for difference in differing(run)})
+    return f"What changed since they were made: {'; '.join(found) or 'nothing'}."
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ to write a sentence anew.
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import answers, real_data, report
+from beyond_hard_labels import answers, real_data, report, significance
 from beyond_hard_labels.answers import MARGINS, SIGNS
 from beyond_hard_labels.real_data import SYNTHETIC
 from beyond_hard_labels.significance import Interval
@@ -32,8 +32,20 @@ def tally(table: pd.DataFrame) -> str:
     if unknown == len(table):
         return f"in none of {number(len(table))} cells can a difference be shown, since one split has no interval"
     return (
-        f"soft labels are better in {number(f'{soft} of {len(table)}')} cells and hard labels in {number(hard)}, and "
-        f"no difference is shown in {number(len(table) - soft - hard)}"
+        f"soft labels are shown to be better in {number(f'{soft} of {len(table)}')} cells, hard labels in "
+        f"{number(hard)}, and no difference is shown in {number(len(table) - soft - hard)}"
+    )
+
+
+def needed(table: pd.DataFrame) -> str:
+    """Say how large a difference has to be before the test shows it in one of the cells of `answers.gaps`."""
+    n, cells = int(table["n"].min()), len(table)
+    if n < 2:
+        return "one split shows no difference, however large"
+    least = significance.least_shown(n, cells)
+    return (
+        f"with {number(n)} splits and {number(cells)} cells, the first difference to be shown has to be "
+        f"{number(f'{least:.1f}')} times its standard deviation over the splits"
     )
 
 
