@@ -221,12 +221,38 @@ def test_enough_votes_are_the_least_from_which_on_the_loss_is_below_the_margin()
     assert table["mean"].to_dict() == pytest.approx({1: 0.16, 2: 0.109, 5: 0.03, 10: 0.005})
     assert table["enough"].to_dict() == {1: False, 2: False, 5: False, 10: True}
     told = plain(sentences.enough(votes(LEVELS), "macro_accuracy"))
-    assert told.startswith("on the synthetic set, 10 (loss +0.0050")
+    assert told.startswith("on the synthetic set, 10 by estimate (loss +0.0050")
+    assert told.endswith("which is shown")
 
 
 def test_a_number_of_votes_is_not_enough_where_a_larger_one_is_not():
     table = answers.enough(votes(LEVELS | {3: LEVELS[10]}), "macro_accuracy").set_index("m")
     assert not table.loc[3, "enough"]
+    assert not table.loc[3, "estimated"]
+
+
+def test_a_number_of_votes_may_be_enough_by_its_mean_and_not_by_its_interval():
+    rows = votes(LEVELS)
+    tilted = rows.assign(macro_accuracy=rows["macro_accuracy"] + 0.01 * rows["split"] * (rows["votes_per_image"] == 10))
+    tilted["macro_accuracy"] -= 0.02 * (rows["votes_per_image"] == 10)
+    told = plain(sentences.enough(tilted, "macro_accuracy"))
+    assert "10 by estimate" in told
+    assert told.endswith("shown at none")
+    assert "10 votes an image keep within 0.01" in plain(sentences.everywhere(tilted, "macro_accuracy"))
+    assert "on 0 of 1 shown" in plain(sentences.everywhere(tilted, "macro_accuracy"))
+    assert "on 1 of 1 shown" in plain(sentences.everywhere(rows, "macro_accuracy"))
+
+
+def test_no_number_is_called_enough_on_a_set_where_none_is():
+    rows = votes(LEVELS | {10: LEVELS[2]})
+    assert "none of those tried (1, 2, 5 and 10)" in plain(sentences.enough(rows, "macro_accuracy"))
+    assert sentences.everywhere(rows, "macro_accuracy").startswith("no number that was tried keeps within 0.01")
+
+
+def test_the_hard_arm_is_told_to_be_better_or_worse_with_few_votes_by_the_sign():
+    told = plain(sentences.hard_by_votes(votes(LEVELS)))
+    assert told.startswith("on the synthetic set by +0.1000")
+    assert told.endswith("with 1 in place of all")
 
 
 def test_the_advantage_by_a_margin_has_an_interval_on_the_votes():

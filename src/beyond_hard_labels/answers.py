@@ -195,7 +195,8 @@ def enough(rows: pd.DataFrame, metric: str, arm: str = "soft") -> pd.DataFrame:
     -------
     pandas.DataFrame
         The settings, ``m``, mean, low, high, p and n of the loss (positive: worse than with all votes),
-        and ``enough``: whether the interval lies below the margin at this m and every larger one.
+        ``estimated``: whether the mean lies below the margin at this m and every larger one, and ``enough``:
+        whether the interval does.
     """
     once = rows[rows["labels"] == arm].drop_duplicates("key")
     index = [name for name in settings(rows) if name != "votes_per_image"] + ["split"]
@@ -205,8 +206,10 @@ def enough(rows: pd.DataFrame, metric: str, arm: str = "soft") -> pd.DataFrame:
     loss = values.drop(columns=0).rsub(values[0], axis=0) * SIGNS[metric]
     long = loss.stack().dropna().reorder_levels([*index[:-1], "votes_per_image", "split"])
     table = by_votes(_intervals(long)).sort_values([*index[:-1], "m"], kind="stable").reset_index(drop=True)
-    below = (table["high"] < MARGINS[metric])[::-1]
-    return table.assign(enough=below.groupby([table[n] for n in index[:-1]]).cummin()[::-1])
+    for name, bound in (("estimated", "mean"), ("enough", "high")):
+        below = (table[bound] < MARGINS[metric])[::-1]
+        table[name] = below.groupby([table[n] for n in index[:-1]]).cummin()[::-1]
+    return table
 
 
 def thresholds(rows: pd.DataFrame, metric: str) -> dict:

@@ -24,6 +24,7 @@ from beyond_hard_labels.sentences import (
     changes,
     enough,
     extremes,
+    hard_by_votes,
     has,
     holds,
     listed,
@@ -110,7 +111,10 @@ def enough_table(rows: pd.DataFrame) -> pd.DataFrame:
                 bounds = report.bounds(significance.Interval(row["mean"], row["low"], row["high"], row["p"]))
                 loss = {"loss": f"{row['mean']:+.4f}", "95 % interval": bounds}
                 found.append(
-                    cell | loss | {"margin": MARGINS[metric], "enough": "yes" if row["enough"] else "not shown"}
+                    cell
+                    | loss
+                    | {"margin": MARGINS[metric], "enough, by the mean": "yes" if row["estimated"] else "no"}
+                    | {"enough, by the interval": "yes" if row["enough"] else "not shown"}
                 )
     return pd.DataFrame(found)
 
@@ -319,6 +323,7 @@ VOTES |= {
 VOTES |= {f"has.{name}": lambda found, name=name: has(part(found, name), name) for name in VOTE_PARTS}
 VOTES |= {f"tally.{metric}": _gaps(by_votes, metric, tally) for metric in SIGNS}
 VOTES |= {f"margin.{metric}": lambda found, metric=metric: f"{MARGINS[metric]:g}" for metric in SIGNS}
+VOTES |= {"hard": lambda found: hard_by_votes(by_votes(found))}
 VOTES |= {"advice": lambda found: advice(by_votes(found), budget(found))}
 VOTES |= _table("levels", lambda found: level_table(by_votes(found)))
 VOTES |= _table("enough", lambda found: enough_table(by_votes(found)))
