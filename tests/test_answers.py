@@ -252,7 +252,7 @@ def test_no_number_is_called_enough_on_a_set_where_none_is():
 def test_the_hard_arm_is_told_to_be_better_or_worse_with_few_votes_by_the_sign():
     told = plain(sentences.hard_by_votes(votes(LEVELS)))
     assert told.startswith("on the synthetic set by +0.1000")
-    assert told.endswith("with 1 in place of all")
+    assert told.endswith("from all votes to 1")
 
 
 def test_the_advantage_by_a_margin_has_an_interval_on_the_votes():

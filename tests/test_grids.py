@@ -199,9 +199,9 @@ def test_a_published_grid_is_shown_in_place_of_runs_also_without_them_and_withou
     shown = grids.results("votes", small())
     assert set(shown.published) == {"synthetic", "budget", "cifar10h"}
     assert shown.left_out == {"fashion_mnist_h": "fashion_mnist_h"}
-    assert "`synthetic` is published, made on " in shown.source
+    assert "`synthetic`, `budget`: published, made on " in shown.source
+    assert "`cifar10h`: published, made on " in shown.source
     assert "torch" in shown.source
-    assert "`cifar10h` is published" in shown.source
     assert "data file is not here" in shown.source
     own = shown.rows[shown.rows["part"] == "cifar10h"].drop(columns="part").reset_index(drop=True)
     pd.testing.assert_frame_equal(own, trained, rtol=1e-5, check_dtype=False)

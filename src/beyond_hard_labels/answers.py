@@ -20,7 +20,7 @@ _SETTINGS = {  # what may differ between cells, and its words
     "dataset": "{}",
     "backbone": "backbone {}",
     "epochs": "{} epochs",
-    "train_share": "{} % of the images",
+    "train_share": "{} % of images",
     "votes_per_image": "{} votes an image",
     "label_smoothing": "smoothing {}",
     "class_weights": "class weights",
@@ -49,7 +49,12 @@ def differing(table: pd.DataFrame) -> list[str]:
 def cell_names(table: pd.DataFrame) -> list[str]:
     """Return a name for each row of a table of cells, made of the settings that differ between them."""
     names = differing(table) or ["epochs"]
+    if "dataset" in names:  # it stands for what is the same wherever it is
+        within = table.groupby("dataset")
+        names = [name for name in names if name == "dataset" or (within[name].nunique() > 1).any()]
     usual = {name: table[name].mode()[0] for name in names if name in _USUAL}  # goes without saying
+    if len(names) > 1:
+        usual |= {"train_share": 1.0}
     rows = [
         [setting(name, row[name]) for name in names if row[name] != usual.get(name)] for row in table.to_dict("records")
     ]

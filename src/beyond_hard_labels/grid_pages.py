@@ -74,7 +74,7 @@ def rival_table(rows: pd.DataFrame) -> pd.DataFrame:
     rivals = list(dict.fromkeys(table["rival"]))
     return pd.DataFrame(
         [
-            {"cell": cell, "excess of KL": kl} | {rival: shares.get(rival, "not tried") for rival in rivals}
+            {"cell": cell, "excess of KL": kl} | {rival: shares.get(rival, "–") for rival in rivals}
             for (cell, kl), shares in found.items()
         ]
     )
@@ -108,14 +108,10 @@ def enough_table(rows: pd.DataFrame) -> pd.DataFrame:
         for name, part in rows.groupby("dataset", sort=False):
             for _, row in answers.enough(part, metric).iterrows():
                 cell = {"set": set_name(name), "metric": NAMES[metric], "votes an image": f"{row['m']:g}"}
+                kept = "shown" if row["enough"] else "by the mean" if row["estimated"] else "no"
                 bounds = report.bounds(significance.Interval(row["mean"], row["low"], row["high"], row["p"]))
                 loss = {"loss": f"{row['mean']:+.4f}", "95 % interval": bounds}
-                found.append(
-                    cell
-                    | loss
-                    | {"margin": MARGINS[metric], "enough, by the mean": "yes" if row["estimated"] else "no"}
-                    | {"enough, by the interval": "yes" if row["enough"] else "not shown"}
-                )
+                found.append(cell | loss | {"margin": f"{MARGINS[metric]:g}", "enough": kept})
     return pd.DataFrame(found)
 
 

@@ -239,11 +239,12 @@ def results(grid: str, study: Study) -> Results:
     A published part counts where it is what the study would train: with other parameters or in the
     profile ``smoke`` its specs are others, and the slice is shown.
     """
-    of_project, tables, said, changed = published(grid), [], [], {}
+    of_project, tables, alike, changed = published(grid), [], {}, {}
     for name, part in _matching(grid, study, of_project).items():
         changed[name] = part.changes
         tables.append((part.rows, part.curves))
-        said.append(f"`{name}` is published, {part.made}{_since(part.changes)}.")
+        alike.setdefault(f"published, {part.made}{_since(part.changes)}.", []).append(name)
+    said = [f"{', '.join(f'`{name}`' for name in parts)}: {text}" for text, parts in alike.items()]
     own = to_train(grid, study)
     by_key = {run.spec.key: run for run in ensure_specs([spec for specs in own.values() for spec in specs])}
     for name, specs in own.items():
@@ -326,7 +327,8 @@ def published(grid: str) -> dict[str, Part]:
         if not found.endswith(expected):
             raise files.Damaged(f"{table} is {found}, expected sha256 {expected} as in {manifest.name}; restore it")
     frames = [pd.read_csv(table) for table in tables]
-    return {name: _published_part(manifest, name, part, *frames) for name, part in about["parts"].items()}
+    known = [name for name in _parts(grid) if name in about["parts"]]
+    return {name: _published_part(manifest, name, about["parts"][name], *frames) for name in known}
 
 
 def _published_part(path: Path, name: str, about: dict, all_rows: pd.DataFrame, all_curves: pd.DataFrame) -> Part:

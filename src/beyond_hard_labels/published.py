@@ -11,7 +11,6 @@ import pandas as pd
 
 from beyond_hard_labels import InputError, grids, real_data, report, runs
 from beyond_hard_labels.runs import Run
-from beyond_hard_labels.sentences import set_name
 from beyond_hard_labels.study import Study, ensure, map_of, plan, read_profile
 from beyond_hard_labels.votes import LABEL_KINDS
 
@@ -73,21 +72,20 @@ def table(found: list[Entry]) -> pd.DataFrame:
         means, deviations = scores[["macro_accuracy", "kl"]].mean(), scores[["macro_accuracy", "kl"]].std()
         ours = {(arm, name): (means[name][arm], deviations[name][arm]) for arm in LABEL_KINDS for name in means}
         if spec.dataset in report.PAPER and spec.dataset not in named:
-            rows.append(_row("paper, Table 1", spec.dataset, "3", report.PAPER[spec.dataset]))
+            rows.append(_row("paper, Table 1", "3", report.PAPER[spec.dataset]))
             named.add(spec.dataset)
         link = f"[{entry.title}](#{report.label(entry.runs)})"
-        rows.append(_row(link, spec.dataset, str(entry.study.splits), ours))
+        rows.append(_row(link, str(entry.study.splits), ours))
     return pd.DataFrame(rows)
 
 
-def _row(source: str, dataset: str, splits: str, values: dict) -> dict[str, str]:
-    row = {"source": source, "set": set_name(dataset), "splits": splits}
-    for arm in ("hard", "soft"):
-        row |= {
-            f"{arm}: {report.HEADINGS[name]}": report.plus_minus(*values[arm, name])
-            for name in ("macro_accuracy", "kl")
-        }
-    return row
+def _row(source: str, splits: str, values: dict) -> dict[str, str]:
+    names = {"macro_accuracy": "macro accuracy ↑", "kl": "KL ↓"}
+    return {"source": source, "splits": splits} | {
+        f"{arm}: {words}": report.plus_minus(*values[arm, name])
+        for arm in ("hard", "soft")
+        for name, words in names.items()
+    }
 
 
 def badges(found: list[Entry]) -> str:

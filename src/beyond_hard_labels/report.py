@@ -56,7 +56,9 @@ CURVES = {  # what a run's history holds of its validation images
     "loss": "loss against own targets ↓",
 }
 _HIGHER_IS_BETTER = ("macro_accuracy", "entropy_correlation")
-_NUMBER = re.compile(r"[<\[]? ?[-+]?[\d,]+(\.\d+)?(( ±| to|,) [-+]?\d+(\.\d+)?)?\]?")  # with its ± or interval
+_NUMBER = re.compile(  # with its ± or interval
+    r"[<\[]? ?[-+]?[\d,]+(\.\d+)?(( ±| to|,) [-+]?\d+(\.\d+)?)?\]?( \[[-+][\d.]+, [-+][\d.]+\])?"
+)
 
 
 def scores(runs: list[Run]) -> pd.DataFrame:

@@ -180,13 +180,13 @@ def everywhere(rows: pd.DataFrame, metric: str) -> str:
 
 
 def hard_by_votes(rows: pd.DataFrame) -> str:
-    """Say for each set how the hard arm's KL with the fewest votes an image differs from that with all."""
+    """Say for each set how the hard arm's KL changes from all votes an image to the fewest."""
     parts = []
     for name, of_set in rows.groupby("dataset", sort=False):
         table = answers.enough(of_set, "kl", arm="hard")
         if len(table):
             row = table.iloc[0]
-            parts.append(f"on {set_name(name)} by {difference(row)} with {row['m']:g} in place of all")
+            parts.append(f"on {set_name(name)} by {difference(row)} from all votes to {row['m']:g}")
     return "; ".join(parts) or NONE
 
 
