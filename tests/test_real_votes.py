@@ -299,7 +299,7 @@ def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publi
     named = report.texts(one, study.ensure(one))
     assert "2 of 2 are published runs, trained on Plan9 mips with 3 cores" in named["badge"]
     assert "trained on this machine" not in named["badge"]
-    assert "2 of these 2 runs were not trained on this machine" in named["published"]
+    assert "2 of these 2 runs come with the project" in named["published"]
     for part in ("training.py changed", "torch 1.0 → ", "data file is not here"):
         assert part in named["published"]
 

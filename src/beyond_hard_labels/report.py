@@ -404,8 +404,8 @@ def banner(runs: list[Run]) -> str:
     if not of_project:
         return ""
     return (
-        f"**Published.** {len(of_project)} of these {len(runs)} runs were not trained on this machine but come with "
-        f"the project. {since(of_project)}"
+        f"**Published.** {len(of_project)} of these {len(runs)} runs come with the project and were not trained for "
+        f"this page. {since(of_project)}"
     )
 
 
