@@ -241,6 +241,9 @@ def test_a_number_of_votes_may_be_enough_by_its_mean_and_not_by_its_interval():
     assert "10 votes an image keep within 0.01" in plain(sentences.everywhere(tilted, "macro_accuracy"))
     assert "on 0 of 1 shown" in plain(sentences.everywhere(tilted, "macro_accuracy"))
     assert "on 1 of 1 shown" in plain(sentences.everywhere(rows, "macro_accuracy"))
+    more = rows[rows["votes_per_image"] == 0].assign(votes_per_image=20, key=lambda t: "20 " + t["key"].astype(str))
+    assert "10 votes" in plain(sentences.everywhere(pd.concat([tilted, more]), "macro_accuracy"))
+    assert "on 0 of 1 shown" in plain(sentences.everywhere(pd.concat([tilted, more]), "macro_accuracy"))
 
 
 def test_no_number_is_called_enough_on_a_set_where_none_is():
@@ -277,14 +280,15 @@ def spend(gain):
 @pytest.mark.parametrize(
     ("gain", "told"),
     [
-        (0.05, "fewer images with more votes are better (10 votes on each of 900 images gain +0.0500"),
-        (-0.05, "more images with fewer votes are better"),
-        (0.0, "neither is shown to be better"),
+        (0.05, "over one vote on each of 9,000 images, 10 votes on each of 900 gain +0.0500"),
+        (0.05, "(shown to be better)"),
+        (-0.05, "(shown to be worse)"),
+        (0.0, "(neither is shown to be better)"),
     ],
 )
 def test_a_budget_is_compared_within_an_arm(gain, told):
     assert told in plain(sentences.spent(spend(gain), "macro_accuracy", "soft"))
-    assert "more images with fewer votes are better" in sentences.spent(spend(gain), "macro_accuracy", "hard")
+    assert "(shown to be worse)" in sentences.spent(spend(gain), "macro_accuracy", "hard")
 
 
 TABLES = [

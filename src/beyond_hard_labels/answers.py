@@ -244,20 +244,21 @@ def budget(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     pandas.DataFrame
         ``labels``, the settings, ``images`` and ``level`` (means over the splits), and the interval of the
         gain over the cell of the same arm with one vote an image (positive: better; that cell itself is left
-        out).
+        out), which has ``base_images``.
     """
     once, found = rows.drop_duplicates("key"), []
     same = [name for name in settings(rows) if name not in ("train_share", "votes_per_image", "epochs")]
     for (labels, *_), part in once.groupby(["labels", *same]):
-        base = part[part["votes_per_image"] == part["votes_per_image"].min()].set_index("split")[metric]
+        base = part[part["votes_per_image"] == part["votes_per_image"].min()].set_index("split")
         others = part[part["votes_per_image"] > part["votes_per_image"].min()]
         if others.empty:
             continue
         indexed = others.set_index([*settings(rows), "split"])
-        gain = SIGNS[metric] * (indexed[metric] - base.reindex(others["split"]).to_numpy()).dropna()
+        gain = SIGNS[metric] * (indexed[metric] - base[metric].reindex(others["split"]).to_numpy()).dropna()
         means = indexed.groupby(settings(rows))[["training_images", metric]].mean().reset_index()
         means = means.rename(columns={"training_images": "images", metric: "level"})
-        found.append(_intervals(gain).merge(means, on=settings(rows)).assign(labels=labels))
+        about = {"labels": labels, "base_images": base["training_images"].mean()}
+        found.append(_intervals(gain).merge(means, on=settings(rows)).assign(**about))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 

@@ -173,7 +173,9 @@ def everywhere(rows: pd.DataFrame, metric: str) -> str:
     if missing := [set_name(name) for name, m in least.items() if np.isnan(m)]:
         return f"no number that was tried keeps within {margin} on {' and '.join(missing)}"
     most = max(least.values())
-    shown = sum(bool(table["enough"][table["m"] >= most].any()) for table in of_sets.values())
+    # What is shown of a number holds of larger ones too, so of a set that had no more than fewer votes the most count.
+    tried = [pd.concat([table[table["m"] >= most], table.tail(1)]).iloc[0] for table in of_sets.values() if len(table)]
+    shown = sum(bool(row["enough"]) for row in tried)
     votes = "1 vote an image keeps" if most == 1 else f"{most:g} votes an image keep"
     by_interval = number(f"{shown} of {len(least)}")
     return f"{number(votes)} within {margin} on every set here by estimate, and on {by_interval} shown by the interval"
@@ -203,21 +205,26 @@ def advantage(rows: pd.DataFrame, metric: str) -> str:
 
 
 def spent(rows: pd.DataFrame, metric: str, arm: str) -> str:
-    """Say for each set what the most votes on the fewest images gain at the same number of votes, for an arm."""
+    """Say for each set what more votes on fewer images gain over one vote on each of more images, for an arm."""
     table = answers.budget(rows, metric)
     if table.empty:
         return NONE
-    most = table[table["labels"] == arm].sort_values("votes_per_image").groupby("dataset", sort=False).tail(1)
-    return "; ".join(f"on {set_name(row['dataset'])}, {_spent(row)}" for _, row in most.iterrows())
+    of_arm = table[table["labels"] == arm].sort_values("votes_per_image")
+    parts = []
+    for name, of_set in of_arm.groupby("dataset", sort=False):
+        cells = ", ".join(_spent(row) for _, row in of_set.iterrows())
+        base = f"one vote on each of {of_set['base_images'].iloc[0]:,.0f} images"
+        parts.append(f"on {set_name(name)}, over {base}, {cells}")
+    return "; ".join(parts)
 
 
 def _spent(row: pd.Series) -> str:
     outcome = "neither is shown to be better"
     if np.isnan(row["low"]):
-        outcome = "one split has no interval"
+        outcome = "one split shows nothing"
     elif row["low"] > 0 or row["high"] < 0:
-        outcome = f"{'fewer images with more votes' if row['low'] > 0 else 'more images with fewer votes'} are better"
-    return f"{outcome} ({row['votes_per_image']} votes on each of {row['images']:,.0f} images gain {difference(row)})"
+        outcome = f"shown to be {'better' if row['low'] > 0 else 'worse'}"
+    return f"{row['votes_per_image']} votes on each of {row['images']:,.0f} gain {difference(row)} ({outcome})"
 
 
 def advice(rows: pd.DataFrame, spending: pd.DataFrame) -> str:
