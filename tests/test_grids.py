@@ -53,7 +53,7 @@ def test_every_part_varies_only_what_its_rows_show_and_holds_both_arms_of_each_c
         assert arms[0] == arms[1] or name == "smoothing"
 
 
-def test_the_slices_are_a_few_minutes_and_the_full_grids_two_hours_of_two_cores():
+def test_the_slices_are_a_few_minutes_and_the_full_grids_three_hours_of_two_cores():
     minutes = {
         which: sum(
             grids.plan_table(grids.parts(grid, study.plan("quick"), which=which), workers=2)["minutes"].iloc[-1]
@@ -63,7 +63,7 @@ def test_the_slices_are_a_few_minutes_and_the_full_grids_two_hours_of_two_cores(
     }
     own_study = grids.cost(study.plan("quick").specs()[:4])["seconds"].sum() / 2 / 60  # trained anyhow
     assert minutes["slice"] - own_study < 8
-    assert minutes["full"] < 150
+    assert minutes["full"] < 180
 
 
 def test_the_long_runs_of_the_quick_slice_are_those_of_the_books_own_study():

@@ -459,7 +459,7 @@ def shown_by(notebook):
     [
         pytest.param("none", 3, 0, 0, id="without any real set"),
         pytest.param("all", 0, 9, 8, id="with all three"),
-        pytest.param("published", 3, 0, 3, id="with published runs of one alone"),
+        pytest.param("published", 3, 1, 3, id="with published runs of one alone"),
     ],
 )
 def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(

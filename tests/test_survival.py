@@ -201,9 +201,8 @@ def test_a_damaged_run_is_set_aside_with_a_word_and_made_again(stored, undisturb
 def test_a_damaged_published_run_is_an_error_that_names_the_file_and_stays_where_it_is(
     tmp_path, monkeypatch, undisturbed
 ):
-    folder = shutil.copytree(undisturbed, tmp_path / "results" / undisturbed.name)
     monkeypatch.setattr(runs, "published_folder", lambda: tmp_path / "results")
-    (folder / "weights.safetensors").unlink()  # as it is published
+    folder = runs.publish(runs.load(undisturbed), None, {}).folder
     assert runs.published(spec()).published
     spoil(folder / "predictions.npz", "turn", 0.5)
     with pytest.raises(files.Damaged, match=rf"{folder} is damaged, predictions\.npz"):
