@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from beyond_hard_labels import published, report, run_pages, runs, status, study, verify
+from beyond_hard_labels import InputError, published, report, run_pages, runs, status, study, verify
 from conftest import ROOT, TINY, remade
 from test_real_votes import SMALL, one, publish, put, sections_train_here, take_away  # noqa: F401
 
@@ -60,6 +60,14 @@ def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publish
         assert runs.as_printed(run.scores()) == runs.as_printed(before[spec.key])
     table = report.arm_table([runs.published(spec) for spec in one.specs()])
     assert re.fullmatch(r"\d\.\d{4}", table["floor, analytic"][0])
+
+
+def test_a_published_run_without_a_map_is_named(drawn):
+    made, _ = drawn
+    run = runs.published(made.specs()[0])
+    (run.folder / "map.npz").unlink()
+    with pytest.raises(InputError, match=rf"{run.spec.key} has no map, expected map\.npz"):
+        study.map_of(made, run)
 
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, np.float16), (30.1, np.float32)])
@@ -167,7 +175,7 @@ def test_what_is_here_is_published_again_and_what_is_not_is_refused(publish, one
     study.ensure(one)
     publish(one)
     take_away("set")
-    with pytest.raises(Exception, match="published already; nothing to publish"):
+    with pytest.raises(InputError, match="published already; nothing to publish"):
         published.publish(one)
 
 

@@ -386,7 +386,12 @@ def test_a_published_set_shows_what_follows_from_its_runs_and_says_what_is_left_
     take_away("cifar10h")
     shown = elements(sections.section(study.plan("quick"), "cifar10h", {}))
     assert {name for name, element in shown.items() if element is None} == {*("card", "spread", "ambiguous", "unequal")}
-    for sentence in ("**Published.** 2 of these 2", "The images are not on this machine", "Votes do not come along"):
+    for sentence in (
+        "**Published.** 2 of these 2",
+        "The images are not on this machine",
+        "Votes do not come along",
+        "at perplexity 3.",
+    ):
         assert sentence in shown["source"].text
     assert "floor" in shown["scores"].text
     assert "against the official label" in shown["official"].text

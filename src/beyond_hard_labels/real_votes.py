@@ -24,8 +24,10 @@ def source(part: Section):
         return report.show(part.why)
     more = "; `--set splits=3` trains three" if part.study.splits < 3 else ""
     trained = f"Trained on {part.study.counted} of this set{more}."
+    made = part.runs[0].published_map()  # its own settings, whatever the study's
+    perplexity = made[1]["perplexity"] if made else part.study.perplexity
     mapped = (
-        f"The map shows the {len(part.runs[0].index):,} test images of split 0 at perplexity {part.study.perplexity:g}."
+        f"The map shows the {len(part.runs[0].index):,} test images of split 0 at perplexity {perplexity:g}."
         if _mapped(part)
         else "These runs come without a map."
     )

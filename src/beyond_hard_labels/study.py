@@ -416,7 +416,9 @@ def map_of(study: Study, run: Run) -> np.ndarray:
     it came with, whatever the settings.
     """
     if run.published:
-        return run.published_map()[0]
+        if (made := run.published_map()) is None:
+            raise InputError(f"{run.folder} has no map, expected map.npz, which published runs of split 0 come with")
+        return made[0]
     settings = f"{run.spec.key}-{study.perplexity:g}-{study.tsne_iterations}"
     path = runs.build_folder() / "maps" / f"{settings}.npz"
     here = map_inputs(run.manifest)
