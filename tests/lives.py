@@ -26,7 +26,7 @@ EVENTS = {
     "epoch": (study, "_show_progress"),
     "checkpoint": (checkpoints, "save"),
     "sync": (files, "_sync"),
-    "store": (runs, "_write_npz"),
+    "store": (runs, "write_npz"),
     "word": (files, "tell"),
 }
 

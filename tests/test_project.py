@@ -48,7 +48,7 @@ def test_what_is_installed_here_is_what_is_pinned():
 
 PARTS = {  # the most lines that each may have, without docstrings and comments
     "shapes images real_data dcic fetch": 1050,
-    "randomness parameters votes material augmentation models training metrics embedding runs study sections": 1650,
+    "randomness parameters votes material augmentation models training metrics embedding runs study sections": 1550,
     "files process checkpoints status packing cluster": 700,
     "grids significance answers sentences": 750,
 }
@@ -62,7 +62,7 @@ def test_the_package_is_thin():
     }
     for modules, most in PARTS.items():
         assert sum(size.pop(module, 0) for module in modules.split()) <= most, modules
-    assert sum(size.values()) <= 2450
+    assert sum(size.values()) <= 2550
 
 
 def test_the_makefile_has_the_verbs_that_the_readme_names():

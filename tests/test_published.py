@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, published, report, run_pages, runs, status, study, verify
+from beyond_hard_labels import InputError, files, published, report, run_pages, runs, status, study, verify
 from conftest import ROOT, TINY, remade
 from test_real_votes import SMALL, one, publish, put, sections_train_here, take_away  # noqa: F401
 
@@ -32,8 +32,9 @@ def test_a_published_run_prints_what_the_local_one_did(drawn):
     made, before = drawn
     for spec, (scores, predicted) in zip(made.specs(), before, strict=True):
         run = runs.published(spec)
-        assert runs.as_printed(run.scores()) == runs.as_printed(scores)
-        assert runs.as_printed(json.loads((run.folder / "scores.json").read_text())) == runs.as_printed(scores)
+        assert published.as_printed(run.scores()) == published.as_printed(scores)
+        stored = json.loads((run.folder / "scores.json").read_text())
+        assert published.as_printed(stored) == published.as_printed(scores)
         np.testing.assert_allclose(run.predicted, predicted, atol=2e-3)
 
 
@@ -57,7 +58,7 @@ def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publish
         run = runs.published(spec)
         assert set(arrays(run)) == {"test_index", "test_logits", "validation_index", "validation_logits"}
         assert run.truth is None
-        assert runs.as_printed(run.scores()) == runs.as_printed(before[spec.key])
+        assert published.as_printed(run.scores()) == published.as_printed(before[spec.key])
     table = report.arm_table([runs.published(spec) for spec in one.specs()])
     assert re.fullmatch(r"\d\.\d{4}", table["floor, analytic"][0])
 
@@ -68,6 +69,15 @@ def test_a_published_run_without_a_map_is_named(drawn):
     (run.folder / "map.npz").unlink()
     with pytest.raises(InputError, match=rf"{run.spec.key} has no map, expected map\.npz"):
         study.map_of(made, run)
+    with pytest.raises(files.Damaged, match=rf"{run.spec.key} is not whole, map\.npz not found"):
+        runs.load(run.folder)
+
+
+def test_of_a_published_run_the_map_is_measured_and_its_features_are_said_not_to_be_there(drawn):
+    made, _ = drawn
+    table = report.map_quality(made, [runs.published(spec) for spec in made.specs()])
+    assert set(table["trustworthiness"]) == {"features not published"}
+    assert table["neighbour agreement, map"].astype(float).between(0, 1).all()
 
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, np.float16), (30.1, np.float32)])
@@ -78,7 +88,7 @@ def test_logits_are_rounded_only_where_no_printed_score_shows_it(publish, scale,
         content[name] = np.float32(scale) * np.round(content[name], 1).astype(np.float16).astype(np.float32)
     np.savez_compressed(run.folder / "predictions.npz", **content)
     remade(run.folder)
-    again = runs.publish(runs.load(run.folder), None, {})
+    again = published.publish_run(runs.load(run.folder), None, {})
     assert {arrays(again)[name].dtype for name in ("test_logits", "validation_logits")} == {np.dtype(kept)}
 
 
@@ -91,26 +101,26 @@ def change_a_logit(run):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_a_changed_published_run_is_found(drawn, sealed):
     made, _ = drawn
-    assert verify.published_faults() == (len(made.specs()), [])
+    assert verify.published_faults() == (len(made.specs()), 0, [])
     run = runs.published(made.specs()[0])
     change_a_logit(run)
     if sealed:
         remade(run.folder)
-    _, (fault,) = verify.published_faults()
+    *_, (fault,) = verify.published_faults()
     assert run.spec.key in fault
     assert ("its predictions give" if sealed else "predictions.npz not as it was stored") in fault
 
 
 def test_scores_without_truth_are_computed_again_where_the_set_is_here(publish, one):  # noqa: F811
     publish(one)
-    assert verify.published_faults() == (2, [])
+    assert verify.published_faults() == (2, 0, [])
     run = runs.published(one.specs()[0])
     change_a_logit(run)
     remade(run.folder)
-    _, (fault,) = verify.published_faults()
+    *_, (fault,) = verify.published_faults()
     assert "its predictions give" in fault
     take_away("set")
-    assert verify.published_faults() == (2, [])  # nothing to hold them against
+    assert verify.published_faults() == (0, 2, [])  # nothing to hold them against
 
 
 def test_a_published_run_is_fresh_until_code_that_made_it_changes(drawn, monkeypatch):
@@ -184,7 +194,7 @@ def test_what_is_here_is_published_again_and_what_is_not_is_refused(publish, one
 
 def test_everything_in_results_follows_from_itself():
     assert runs.published_folder() == ROOT / "results"
-    _, faults = verify.published_faults()
+    *_, faults = verify.published_faults()
     assert faults == []
 
 

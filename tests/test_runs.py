@@ -3,13 +3,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, runs, study
+from beyond_hard_labels import InputError, runs, status, study
 from conftest import TINY, remade
 
 
@@ -59,6 +59,22 @@ def test_a_run_whose_code_data_or_versions_changed_is_trained_again(spec, part):
     assert runs.find(spec) is None
     assert study.find_or_train(spec)[1]
     assert runs.find(spec) is not None
+
+
+@pytest.mark.parametrize("part", ["code", "versions"])
+@pytest.mark.parametrize("gpu", [True, False], ids=["a GPU is here", "no GPU is here"])
+def test_a_run_from_a_gpu_counts_with_other_versions_only_where_no_gpu_is_but_never_with_other_code(
+    spec, gpu, part, monkeypatch
+):
+    run, on_gpu = study.execute(spec), replace(spec, device="cuda")
+    (run.folder / "spec.json").write_text(json.dumps(asdict(on_gpu)))
+    made = run.manifest[part]
+    remade(run.folder, **{part: made | {min(made): "another"}})
+    run.folder.rename(run.folder.with_name(on_gpu.key))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    counts = part == "versions" and not gpu
+    (item,) = (item for item in status.items() if item.kind == "run")
+    assert (study.find(on_gpu) is not None, item.state == "fresh") == (counts, counts)
 
 
 @pytest.mark.parametrize("name", [*runs.FILES, "manifest.json"])

@@ -25,6 +25,7 @@ from beyond_hard_labels import (
     files,
     material,
     process,
+    published,
     real_data,
     runs,
     study,
@@ -202,7 +203,7 @@ def test_a_damaged_published_run_is_an_error_that_names_the_file_and_stays_where
     tmp_path, monkeypatch, undisturbed
 ):
     monkeypatch.setattr(runs, "published_folder", lambda: tmp_path / "results")
-    folder = runs.publish(runs.load(undisturbed), None, {}).folder
+    folder = published.publish_run(runs.load(undisturbed), None, {}).folder
     assert runs.published(spec()).published
     spoil(folder / "predictions.npz", "turn", 0.5)
     with pytest.raises(files.Damaged, match=rf"{folder} is damaged, predictions\.npz"):

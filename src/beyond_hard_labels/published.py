@@ -4,12 +4,17 @@ A study is shown once all its runs are there; the others are named with the comm
 publishes them, so nobody takes what was not run for what was left out.
 """
 
+import functools
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from beyond_hard_labels import InputError, grids, real_data, report, runs
+from beyond_hard_labels import InputError, files, grids, metrics, real_data, report, runs
 from beyond_hard_labels.runs import Run
 from beyond_hard_labels.study import Study, ensure, map_of, plan, read_profile
 from beyond_hard_labels.votes import LABEL_KINDS
@@ -60,8 +65,59 @@ def publish(study: Study) -> list[Run]:
         if run.published:
             raise InputError(f"run {run.spec.key} is not on this machine, but published already; nothing to publish")
         settings = {"perplexity": study.perplexity, "iterations": study.tsne_iterations}
-        done.append(runs.publish(run, map_of(study, run) if run.spec.split == 0 else None, settings))
+        done.append(publish_run(run, map_of(study, run) if run.spec.split == 0 else None, settings))
     return done
+
+
+def publish_run(run: Run, plane: np.ndarray | None, settings: dict) -> Run:
+    """Write a run into the project's published ones, in place of an older one, and return it as read back.
+
+    Parameters
+    ----------
+    run : Run
+        A local one, with its truth.
+    plane : np.ndarray or None
+        Its t-SNE map (N, 2), where one is to come along, made with these `settings`.
+    """
+    with np.load(run.folder / "predictions.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    slim = {name: rows.astype(np.float16) for name, rows in arrays.items() if name.endswith("_logits")}
+    folder = runs.published_folder() / run.spec.key
+    files.sweep(folder)
+    with files.writing(folder) as temporary:
+        temporary.mkdir()
+        for name in ("spec.json", "history.csv"):
+            (temporary / name).write_bytes((run.folder / name).read_bytes())
+        for kept in (arrays | slim, arrays):  # float16 where it is exact enough
+            runs.write_npz(temporary / "predictions.npz", **kept)
+            scores = with_predictions_of(run, temporary).scores()
+            if as_printed(scores) == as_printed(run.scores()):
+                break
+        if run.spec.dataset != real_data.SYNTHETIC:
+            ours = ("_index", "_logits")  # the rest is made of the votes
+            runs.write_npz(temporary / "predictions.npz", **{n: rows for n, rows in kept.items() if n.endswith(ours)})
+        files.write_json(temporary / "scores.json", scores)
+        if plane is not None:
+            runs.write_npz(temporary / runs.MAP, plane=plane.astype(np.float32), settings=json.dumps(settings))
+        checksums = {path.name: files.checksum(path) for path in sorted(temporary.iterdir())}
+        files.write_json(temporary / "manifest.json", run.manifest | {"files": checksums}, sealed=True)
+    return runs.load(folder)
+
+
+def with_predictions_of(run: Run, folder: Path) -> Run:
+    """Return a run with the predictions, and the truth, that lie in another folder."""
+    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
+        index, truth, logits = (file[f"test_{part}"] for part in ("index", "truth", "logits"))
+        return replace(run, folder=folder, index=index, truth=truth, predicted=metrics.softmax(logits))
+
+
+def as_printed(scores) -> str:
+    """Return the scores of a run with as many digits as pages print."""
+    if isinstance(scores, dict):
+        return ", ".join(f"{name} {as_printed(scores[name])}" for name in sorted(scores))
+    if isinstance(scores, list):
+        return " with KL ".join(map(as_printed, scores))  # a temperature
+    return "none" if scores is None else f"{scores:.4f}"
 
 
 def table(found: list[Entry]) -> pd.DataFrame:
@@ -74,8 +130,7 @@ def table(found: list[Entry]) -> pd.DataFrame:
         if spec.dataset in report.PAPER and spec.dataset not in named:
             rows.append(_row("paper, Table 1", "3", report.PAPER[spec.dataset]))
             named.add(spec.dataset)
-        link = f"[{entry.title}](#{report.label(entry.runs)})"
-        rows.append(_row(link, str(entry.study.splits), ours))
+        rows.append(_row(_link(entry), str(entry.study.splits), ours))
     return pd.DataFrame(rows)
 
 
@@ -100,6 +155,25 @@ def badges(found: list[Entry]) -> str:
     return "\n".join(lines) or "No study is published yet."
 
 
+def at_full_size(found: list[Entry]) -> str:
+    """Say what the published studies of the profile `paper` on the synthetic set came to, after the paper's table."""
+
+    def numbers(values: dict) -> str:
+        pairs = (f"{values[arm, 'macro_accuracy']:.3f} / {values[arm, 'kl']:.3f} ({arm})" for arm in LABEL_KINDS)
+        return " and ".join(pairs)
+
+    said = [f"the paper prints {numbers({key: mean for key, (mean, _) in report.PAPER[real_data.SYNTHETIC].items()})}"]
+    for entry in (entry for entry in found if entry.runs and entry.study.profile == "paper"):
+        if entry.runs[0].spec.dataset == real_data.SYNTHETIC:
+            means = report.scores(entry.runs).groupby("labels")[["macro_accuracy", "kl"]].mean()
+            said.append(f"{_link(entry)} gave {numbers(means.stack().to_dict())}")
+    return "; ".join(said) + ("" if len(said) > 1 else "; no run at its size is published yet")
+
+
+def _link(entry: Entry) -> str:
+    return f"[{entry.title}](#{report.label(entry.runs)})"
+
+
 def open_rows(found: list[Entry]) -> str:
     """Name the studies that are not published, each with the command that trains and publishes it."""
     rows = [(entry.title, f"`bhl study {entry.command} --publish`") for entry in found if not entry.runs]
@@ -109,11 +183,13 @@ def open_rows(found: list[Entry]) -> str:
 
 def texts() -> dict[str, Callable[[], str]]:
     """Return what a page may name of the published studies."""
+    found = functools.cache(entries)  # read once for all of them
     return {
-        "published.table": lambda: report.markdown_table(table(entries()), "published"),
-        "published.badges": lambda: badges(entries()),
-        "published.open": lambda: open_rows(entries()),
-        "published.grids": lambda: _of_grids(),
+        "published.table": lambda: report.markdown_table(table(found()), "published"),
+        "published.badges": lambda: badges(found()),
+        "published.full_size": lambda: at_full_size(found()),
+        "published.open": lambda: open_rows(found()),
+        "published.grids": _of_grids,
     }
 
 

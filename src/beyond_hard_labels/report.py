@@ -503,20 +503,22 @@ def split_table(n_images: int, splits: int, truth) -> pd.DataFrame:
 
 def map_quality(study: Study, runs: list[Run]) -> pd.DataFrame:
     """Return one row an arm of split 0: how far its map is to be trusted, and how alike neighbours are."""
-    return pd.DataFrame(
-        [
+    rows = []
+    for run in (run for run in runs if run.spec.split == 0):
+        plane, trusted, among = map_of(study, run), "features not published", "features not published"
+        if not run.published:
+            trusted = f"{embedding.trustworthiness(run.features, plane):.4f}"
+            among = f"{embedding.neighbour_agreement(run.truth, run.features):.4f}"
+        rows.append(
             {
                 "labels": run.spec.labels,
                 "run": run_link(run),
-                "trustworthiness": f"{embedding.trustworthiness(run.features, plane):.4f}",
+                "trustworthiness": trusted,
                 "neighbour agreement, map": f"{embedding.neighbour_agreement(run.truth, plane):.4f}",
-                "neighbour agreement, features": f"{embedding.neighbour_agreement(run.truth, run.features):.4f}",
+                "neighbour agreement, features": among,
             }
-            for run in runs
-            if run.spec.split == 0
-            for plane in [map_of(study, run)]
-        ]
-    )
+        )
+    return pd.DataFrame(rows)
 
 
 def parameter_table(study: Study) -> pd.DataFrame:

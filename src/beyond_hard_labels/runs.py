@@ -35,7 +35,7 @@ import json
 import os
 import platform
 import tokenize
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,8 @@ FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights
 VERSION = " → "  # in what `changes` says of another version
 AWAY = " is not here"  # the end of what `changes` says of a file that cannot be compared
 PUBLISHED_FILES = ("spec.json", "predictions.npz", "history.csv", "scores.json")
-_MAP = "map.npz"
-_KNOWN_FILES = (*FILES, "scores.json", _MAP)
+MAP = "map.npz"
+_KNOWN_FILES = (*FILES, "scores.json", MAP)
 LEFT_OUT = "left_out.json"  # beside a run that came in a pack: which of its files did not fit in
 
 
@@ -198,9 +198,9 @@ class Run:
 
     def published_map(self) -> tuple[np.ndarray, dict] | None:
         """Return the t-SNE map (N, 2) that a published run came with, and its settings; None if there is none."""
-        if not (self.folder / _MAP).is_file():
+        if not (self.folder / MAP).is_file():
             return None
-        with np.load(self.folder / _MAP, allow_pickle=False) as file:
+        with np.load(self.folder / MAP, allow_pickle=False) as file:
             return file["plane"], json.loads(file["settings"].item())
 
 
@@ -354,7 +354,7 @@ def _change(name: str, before: str | None, now: str | None, part: str) -> str:
 
 
 def find(spec: RunSpec) -> Run | None:
-    """Return the local run of a spec if it is there, whole and fresh, else None; without its data it is not fresh."""
+    """Return the local run of a spec if it is there, whole and counts, see `outdated`, else None."""
     folder = build_folder() / "runs" / spec.key
     if not folder.is_dir():
         return None
@@ -362,7 +362,7 @@ def find(spec: RunSpec) -> Run | None:
         run = load(folder)
     except Damaged:
         return None  # it is named and set aside when it is made again
-    return None if differences(run) else run
+    return None if outdated(run) else run
 
 
 def set_aside_damaged(spec: RunSpec) -> None:
@@ -374,6 +374,15 @@ def set_aside_damaged(spec: RunSpec) -> None:
         except Damaged as error:
             aside = files.set_aside(folder, build_folder() / "damaged")
             tell(f"{error}; it is set aside as {aside} and made again")
+
+
+def can_train(spec: RunSpec) -> bool:
+    """Return whether a run can be trained on this machine: its images are here, and the GPU if it needs one."""
+    if spec.device == "cuda":
+        import torch
+
+        return torch.cuda.is_available() and data_is_here(spec)
+    return data_is_here(spec)
 
 
 def data_is_here(spec: RunSpec) -> bool:
@@ -407,6 +416,16 @@ def differences(run: Run) -> list[str]:
     return changes(run.manifest, provenance(run.spec)) + unsealed
 
 
+def outdated(run: Run) -> list[str]:
+    """Say why a local run does not count here, see `changes`; without its data it does not.
+
+    Other versions matter only where it can be trained again: a run from the machine with the GPU counts
+    on one without, whatever is installed there.
+    """
+    found = differences(run)
+    return found if not found or can_train(run.spec) else [change for change in found if VERSION not in change]
+
+
 def required_files(folder: Path) -> list[str]:
     """Return the names of the files that a run in this folder must have."""
     if folder.parent == published_folder():
@@ -435,6 +454,8 @@ def load(folder: Path) -> Run:
     manifest = files.read_sealed_json(folder / "manifest.json")
     content = {name: (folder / name).read_bytes() for name in _KNOWN_FILES if (folder / name).is_file()}
     sealed = manifest["files"]
+    if folder.parent == published_folder() and (lost := sorted(sealed.keys() - content)):
+        raise Damaged(f"the run in {folder} is not whole, {', '.join(lost)} not found")
     changed = [name for name, found in content.items() if hashlib.sha256(found).hexdigest() != sealed.get(name)]
     if changed:
         raise Damaged(f"the run in {folder} is damaged, {', '.join(changed)} not as it was stored")
@@ -488,7 +509,7 @@ def save(
     with files.writing(folder) as temporary:
         temporary.mkdir()
         write_predictions(temporary, split, data, labels, trained.test_logits, trained.validation_logits)
-        _write_npz(temporary / "features.npz", test=trained.test_features)
+        write_npz(temporary / "features.npz", test=trained.test_features)
         pd.DataFrame(trained.history).to_csv(temporary / "history.csv", index=False)
         weights = to_bytes({name: tensor.numpy() for name, tensor in trained.state.items()})
         (temporary / "weights.safetensors").write_bytes(weights)
@@ -517,7 +538,7 @@ def write_predictions(
 ) -> None:
     """Write ``predictions.npz``: what a run predicts, and all that it is scored against."""
     more = {"test_votes": data.votes, "test_official": data.official}
-    _write_npz(
+    write_npz(
         folder / "predictions.npz",
         test_index=split.test,
         test_truth=data.truth[split.test],
@@ -530,60 +551,7 @@ def write_predictions(
     )
 
 
-def publish(run: Run, plane: np.ndarray | None, settings: dict) -> Run:
-    """Write a run into the project's published ones, in place of an older one, and return it as read back.
-
-    Parameters
-    ----------
-    run : Run
-        A local one, with its truth.
-    plane : np.ndarray or None
-        Its t-SNE map (N, 2), where one is to come along, made with these `settings`.
-    """
-    from beyond_hard_labels.real_data import SYNTHETIC
-
-    with np.load(run.folder / "predictions.npz", allow_pickle=False) as file:
-        arrays = dict(file)
-    slim = {name: rows.astype(np.float16) for name, rows in arrays.items() if name.endswith("_logits")}
-    folder = published_folder() / run.spec.key
-    files.sweep(folder)
-    with files.writing(folder) as temporary:
-        temporary.mkdir()
-        for name in ("spec.json", "history.csv"):
-            (temporary / name).write_bytes((run.folder / name).read_bytes())
-        for kept in (arrays | slim, arrays):  # float16 where it is exact enough
-            _write_npz(temporary / "predictions.npz", **kept)
-            scores = of_folder(run, temporary).scores()
-            if as_printed(scores) == as_printed(run.scores()):
-                break
-        if run.spec.dataset != SYNTHETIC:
-            ours = ("_index", "_logits")  # the rest is made of the votes
-            _write_npz(temporary / "predictions.npz", **{n: rows for n, rows in kept.items() if n.endswith(ours)})
-        write_json(temporary / "scores.json", scores)
-        if plane is not None:
-            _write_npz(temporary / _MAP, plane=plane.astype(np.float32), settings=json.dumps(settings))
-        checksums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "manifest.json", run.manifest | {"files": checksums}, sealed=True)
-    return load(folder)
-
-
-def of_folder(run: Run, folder: Path) -> Run:
-    """Return a run with the predictions, and the truth, of another folder."""
-    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
-        index, truth, logits = (file[f"test_{part}"] for part in ("index", "truth", "logits"))
-        return replace(run, folder=folder, index=index, truth=truth, predicted=metrics.softmax(logits))
-
-
-def as_printed(scores) -> str:
-    """Return the scores of a run with as many digits as pages print."""
-    if isinstance(scores, dict):
-        return ", ".join(f"{name} {as_printed(scores[name])}" for name in sorted(scores))
-    if isinstance(scores, list):
-        return " with KL ".join(map(as_printed, scores))  # a temperature
-    return "none" if scores is None else f"{scores:.4f}"
-
-
-def _write_npz(path: Path, **arrays: np.ndarray) -> None:
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
     content = io.BytesIO()  # zipfile on a full disk would fail a second time when it is closed
     np.savez_compressed(content, **arrays)
     path.write_bytes(content.getbuffer())

@@ -105,10 +105,11 @@ def _run(kind: str, folder: Path) -> Item:
             return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
         spec = RunSpec(**spec)
         what = _words(spec)
-        why = (
-            runs.changes(about, runs.provenance(spec)) if kind == "checkpoint" else runs.differences(runs.load(folder))
-        )
-        why = _of_published(why) if kind == "published run" else why
+        if kind == "checkpoint":
+            why = runs.changes(about, runs.provenance(spec))
+        else:
+            run = runs.load(folder)
+            why = runs.outdated(run) if kind == "run" else _of_published(runs.differences(run))
         why += [f"its spec is that of {spec.key}"] if spec.key != folder.name else []
     except InputError as error:  # damaged
         why = [str(error).replace(f"the run in {folder.resolve()}", "it").replace(f"{folder.resolve()}/", "")]

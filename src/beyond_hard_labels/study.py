@@ -322,15 +322,7 @@ def find_or_train(spec: RunSpec, deadline: float = math.inf) -> tuple[Run, bool]
 
 def find(spec: RunSpec) -> Run | None:
     """Return the local run of a spec, or else a published one if it cannot be trained here, or None."""
-    return runs.find(spec) or (None if _can_train(spec) else runs.published(spec))
-
-
-def _can_train(spec: RunSpec) -> bool:
-    if spec.device == "cuda":
-        import torch
-
-        return torch.cuda.is_available() and runs.data_is_here(spec)
-    return runs.data_is_here(spec)
+    return runs.find(spec) or (None if runs.can_train(spec) else runs.published(spec))
 
 
 def ensure(
