@@ -324,7 +324,7 @@ def learning_lines(rows: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for x, words in (("epoch", "by epoch"), ("examples", "by examples seen")):
         for metric in SIGNS:
-            found = joined.groupby(["line", x])[metric].agg(["mean", "std"]).reset_index()
+            found = joined.groupby(["labels", "train_share", "line", x])[metric].agg(["mean", "std"]).reset_index()
             ends = {"low": found["mean"] - found["std"], "high": found["mean"] + found["std"]}
             tables.append(found.assign(panel=f"{NAMES[metric]}, {words}", x=found[x], **ends))
     return pd.concat(tables, ignore_index=True)

@@ -360,7 +360,8 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     for entry in published.entries():
         if entry.runs:
             groups.setdefault(report.label(entry.runs), (entry.study, entry.runs))
-    part, records = run_pages.write(stage / "runs", list(groups.values()))
+    ours_first = sorted(groups.values(), key=lambda group: all(run.published for run in group[1]))
+    part, records = run_pages.write(stage / "runs", ours_first)
     of_grids = {grid: grids.results(grid, study) for grid in sorted(asked)}
     chapters, of_pages = grid_pages.write(stage / "runs", study, of_grids)
     part["chapters"] += chapters

@@ -243,7 +243,7 @@ def results(grid: str, study: Study) -> Results:
     for name, part in _matching(grid, study, of_project).items():
         changed[name] = part.changes
         tables.append((part.rows, part.curves))
-        alike.setdefault(f"published, {part.made}{_since(part.changes)}.", []).append(name)
+        alike.setdefault(f"published, {part.made}; changed since then: {runs.told(part.changes)}.", []).append(name)
     said = [f"{', '.join(f'`{name}`' for name in parts)}: {text}" for text, parts in alike.items()]
     own = to_train(grid, study)
     by_key = {run.spec.key: run for run in ensure_specs([spec for specs in own.values() for spec in specs])}
@@ -266,10 +266,6 @@ def to_train(grid: str, study: Study) -> dict[str, list[RunSpec]]:
 def _of_part(name: str, table: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "part", name)
     return table
-
-
-def _since(changes: list[str]) -> str:
-    return f"; since then: {', '.join(changes)}" if changes else "; nothing that determines it has changed since"
 
 
 def state(grid: str, study: Study) -> list:

@@ -196,7 +196,7 @@ def texts() -> dict[str, Callable[[], str]]:
 def _of_grids() -> str:
     """Say which parts of the grids are published, of how many runs, and what changed since."""
     rows = [
-        (f"`{grid}`", name.replace("_", " "), str(len(part.specs)), "; ".join(part.changes) or "nothing")
+        (f"`{grid}`", name.replace("_", " "), str(len(part.specs)), runs.told(part.changes))
         for grid in grids.GRIDS
         for name, part in grids.published(grid).items()
     ]

@@ -19,7 +19,7 @@ from beyond_hard_labels import InputError, embedding, metrics, votes
 from beyond_hard_labels.images import LabelledImages, random_split
 from beyond_hard_labels.material import images_of
 from beyond_hard_labels.real_data import SYNTHETIC, names
-from beyond_hard_labels.runs import Run
+from beyond_hard_labels.runs import Run, told
 from beyond_hard_labels.runs import differences as differing
 from beyond_hard_labels.significance import Interval, corrected_t
 from beyond_hard_labels.study import Study, map_of, valid_parameters
@@ -412,7 +412,7 @@ def banner(runs: list[Run]) -> str:
 def since(runs: list[Run]) -> str:
     """Say what changed since some runs were made."""
     found = sorted({difference for run in runs for difference in differing(run)})
-    return f"What changed since they were made: {'; '.join(found) or 'nothing'}."
+    return f"What changed since they were made: {told(found)}."
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:

@@ -353,6 +353,13 @@ def _change(name: str, before: str | None, now: str | None, part: str) -> str:
     return f"{name} changed" if before and now else f"{name} is {'new' if now else 'no longer part of it'}"
 
 
+def told(found: list[str]) -> str:
+    """Return changes as one text, in which what cannot be compared here is none."""
+    away = ", ".join(change for change in found if change.endswith(AWAY))
+    changed = "; ".join(change for change in found if not change.endswith(AWAY)) or "nothing"
+    return f"{changed} ({away} to be compared)" if away else changed
+
+
 def find(spec: RunSpec) -> Run | None:
     """Return the local run of a spec if it is there, whole and counts, see `outdated`, else None."""
     folder = build_folder() / "runs" / spec.key
