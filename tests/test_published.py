@@ -8,7 +8,7 @@ import pytest
 
 from beyond_hard_labels import InputError, files, published, report, run_pages, runs, status, study, verify
 from conftest import ROOT, TINY, remade
-from test_real_votes import SMALL, one, publish, put, sections_train_here, take_away  # noqa: F401
+from test_real_votes import SMALL, here, one, publish, put, sections_train_here, take_away  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("sections_train_here")
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("sections_train_here")
 def drawn(publish):  # noqa: F811
     """A published study on the synthetic set, and its runs as they were before."""
     made = study.plan("smoke", **TINY)
-    before = study.ensure(made)
+    before = here(made)
     kept = [(run.scores(), run.predicted) for run in before]
     publish(made)
     return made, kept
@@ -50,7 +50,7 @@ def test_a_published_run_has_neither_weights_nor_features_and_a_map_in_split_0_o
 
 
 def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publish, one):  # noqa: F811
-    local = study.ensure(one)
+    local = here(one)
     before = {run.spec.key: run.scores() for run in local}
     publish(one)
     take_away("set")
@@ -82,7 +82,7 @@ def test_of_a_published_run_the_map_is_measured_and_its_features_are_said_not_to
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, np.float16), (30.1, np.float32)])
 def test_logits_are_rounded_only_where_no_printed_score_shows_it(publish, scale, kept):  # noqa: F811
-    run = study.ensure(study.plan("smoke", **TINY))[0]
+    run = here(study.plan("smoke", **TINY))[0]
     content = arrays(run)
     for name in ("test_logits", "validation_logits"):
         content[name] = np.float32(scale) * np.round(content[name], 1).astype(np.float16).astype(np.float32)
@@ -161,7 +161,7 @@ def test_pages_of_published_runs_stand_beside_those_of_local_ones_and_follow_fro
     drawn, tmp_path
 ):
     made, _ = drawn
-    groups = [(made, study.ensure(made)), (made, [runs.published(spec) for spec in made.specs()])]
+    groups = [(made, here(made)), (made, [runs.published(spec) for spec in made.specs()])]
     _, records = run_pages.write(tmp_path / "runs", groups)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "printed.json").write_text(json.dumps(records))
@@ -182,7 +182,7 @@ def test_pages_of_published_runs_stand_beside_those_of_local_ones_and_follow_fro
 
 def test_what_is_here_is_published_again_and_what_is_not_is_refused(publish, one, bhl):  # noqa: F811
     publish(one)
-    study.ensure(one)
+    here(one)
     publish(one)
     take_away("set")
     with pytest.raises(InputError, match="published already; nothing to publish"):

@@ -77,6 +77,7 @@ def publish(tmp_path, monkeypatch):
         shutil.copytree(ROOT / folder, root / folder)
     shutil.copy(ROOT / "_toc.yml", root)
     monkeypatch.setattr(runs, "project_folder", lambda: root)
+    monkeypatch.setattr(published, "ensure", here)
 
     def publish(made):
         published.publish(replace(made, perplexity=3.0))
