@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,21 @@ def test_a_published_study_has_a_row_below_the_papers_and_a_badge(publish, monke
     assert "published runs, trained on" in published.badges(found)
     assert "`bhl study --profile smoke" in published.open_rows(found)
     assert "tiny" not in published.open_rows(found)
+
+
+def test_of_the_papers_size_the_front_page_says_how_many_numbers_are_near_the_papers(drawn, monkeypatch):
+    made, _ = drawn
+    of_project = [runs.published(spec) for spec in made.specs()]
+    found = [published.Entry("tiny", "", replace(made, profile="paper"), of_project)]
+    assert "no run at its size" in published.at_full_size([found[0]._replace(runs=[])])
+    measured = {(run.spec.labels, name): run.metrics[name] for run in of_project for name in ("macro_accuracy", "kl")}
+    kl = measured["soft", "kl"]
+    for far in (0.19, 0.21):  # with a deviation of 0.1
+        paper = {name: (value, 0.0) for name, value in measured.items()} | {("soft", "kl"): (kl + far, 0.1)}
+        monkeypatch.setitem(report.PAPER, "synthetic", paper)
+        said = published.at_full_size(found)
+        assert f"{4 if far < 0.2 else 3} of the four within two" in said
+        assert f"/ {kl:.3f} (soft)" in said
 
 
 def test_pages_of_published_runs_stand_beside_those_of_local_ones_and_follow_from_their_own_predictions(

@@ -162,11 +162,13 @@ def at_full_size(found: list[Entry]) -> str:
         pairs = (f"{values[arm, 'macro_accuracy']:.3f} / {values[arm, 'kl']:.3f} ({arm})" for arm in LABEL_KINDS)
         return " and ".join(pairs)
 
-    said = [f"the paper prints {numbers({key: mean for key, (mean, _) in report.PAPER[real_data.SYNTHETIC].items()})}"]
+    paper = report.PAPER[real_data.SYNTHETIC]
+    said = [f"the paper prints {numbers({name: mean for name, (mean, _) in paper.items()})}"]
     for entry in (entry for entry in found if entry.runs and entry.study.profile == "paper"):
         if entry.runs[0].spec.dataset == real_data.SYNTHETIC:
-            means = report.scores(entry.runs).groupby("labels")[["macro_accuracy", "kl"]].mean()
-            said.append(f"{_link(entry)} gave {numbers(means.stack().to_dict())}")
+            means = report.scores(entry.runs).groupby("labels")[["macro_accuracy", "kl"]].mean().stack().to_dict()
+            near = sum(abs(means[name] - mean) <= 2 * deviation for name, (mean, deviation) in paper.items())
+            said.append(f"{_link(entry)} gave {numbers(means)}, {near} of the four within two of its deviations")
     return "; ".join(said) + ("" if len(said) > 1 else "; no run at its size is published yet")
 
 
