@@ -255,11 +255,15 @@ def test_clean_frees_what_is_stale_after_saying_how_much_and_leaves_the_rest(che
     assert status.removable(status.items()) == []
 
 
-def test_a_run_whose_data_are_away_is_stale_but_not_removed(checkout):
+def test_a_run_whose_data_are_away_and_its_map_are_stale_but_not_removed(checkout):
+    key = specs()[SET].key
+    twelve = study.plan("smoke", dataset="set", **ON_FILE | {"perplexity": 3.0})  # test images
+    study.map_of(twelve, runs.find(specs()[SET]))
     (real_data.folders()[1] / "set.npz").unlink()
     here = {item.name: item for item in status.items()}
-    found = [(item.state, item.why) for item in here.values() if item.what.startswith("set, ")]
-    assert found == [("stale", ["data file is not here"])] * 2
+    of_set = [item for item in here.values() if item.what.startswith("set, ") or item.what == f"map of {key}"]
+    found = [(item.state, item.why) for item in of_set]
+    assert found == [("stale", ["data file is not here"])] * 3
     assert status.removable(list(here.values())) == []
 
 

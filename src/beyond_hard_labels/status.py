@@ -64,7 +64,7 @@ def items(study: Study | None = None) -> list[Item]:
     found += [_grid(grid) for grid in grids.GRIDS if grids.paths(grid)[0].is_file()]
     in_progress, more = _folders(build / "checkpoints")
     found += [_run("checkpoint", folder) for folder in in_progress]
-    stale = {item.name for item in found if item.kind == "run" and item.why}
+    stale = {item.name: item.why for item in found if item.kind == "run" and item.why}
     maps = sorted((build / "maps").glob("*"))
     found += [_map(path, stale) for path in maps if not path.name.startswith(".")]
     leftovers += [*more, *(path for path in maps if path.name.startswith("."))]
@@ -148,13 +148,14 @@ def _words(spec: RunSpec) -> str:
     return words + (f", {spec.votes_per_image} votes an image" if spec.votes_per_image else "")
 
 
-def _map(path: Path, stale: set[str]) -> Item:
-    """Return a t-SNE map; it is made again if its run is."""
+def _map(path: Path, stale: dict[str, list[str]]) -> Item:
+    """Return a t-SNE map; it is made again if its run is, and waits for data as its run does."""
     key = path.name.partition("-")[0]
     folder = runs.build_folder() / "runs" / key
     what = f"map of {key}"
     if key in stale:
-        return Item("map", path.name, what, ["its run is stale"], path)
+        waits = all(why.endswith(runs.AWAY) for why in stale[key])
+        return Item("map", path.name, what, stale[key] if waits else ["its run is stale"], path)
     try:
         _, made_of = read_map(path)
     except InputError:
