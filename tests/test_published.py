@@ -158,6 +158,17 @@ def test_a_published_study_has_a_row_below_the_papers_and_a_badge(publish, monke
     assert "tiny" not in published.open_rows(found)
 
 
+def test_a_class_is_a_colour_and_a_shape_and_each_is_counted(drawn):
+    made, _ = drawn
+    found = [published.Entry("tiny", "", made, [runs.published(spec) for spec in made.specs()])]
+    (row,) = published.attributes(found).to_dict("records")
+    for run in found[0].runs:
+        true, said = ([run.manifest["classes"][k] for k in rows.argmax(axis=1)] for rows in (run.truth, run.predicted))
+        for place, name in enumerate(("colour", "shape")):
+            right = np.mean([a[place] == b[place] for a, b in zip(true, said, strict=True)])
+            assert row[f"{run.spec.labels}: {name}"] == f"{right:.4f}"
+
+
 def test_of_the_papers_size_the_front_page_says_how_many_numbers_are_near_the_papers(drawn, monkeypatch):
     made, _ = drawn
     of_project = [runs.published(spec) for spec in made.specs()]

@@ -143,6 +143,24 @@ def _row(source: str, splits: str, values: dict) -> dict[str, str]:
     }
 
 
+def attributes(found: list[Entry]) -> pd.DataFrame:
+    """Return one row a published study on the synthetic set: how often each arm has the colour right, and the shape.
+
+    A class is a colour and a shape, see `shapes.CLASS_NAMES`; right is that of the class that leads the truth.
+    """
+    rows = []
+    for entry in (entry for entry in found if entry.runs and entry.runs[0].spec.dataset == real_data.SYNTHETIC):
+        row = {"source": _link(entry)}
+        for arm in LABEL_KINDS:
+            own = [run for run in entry.runs if run.spec.labels == arm]
+            leading = [(run.truth.argmax(axis=1), run.predicted.argmax(axis=1)) for run in own]
+            for name, part in (("colour", lambda k: k // 2), ("shape", lambda k: k % 2)):
+                right = pd.Series([(part(true) == part(predicted)).mean() for true, predicted in leading])
+                row[f"{arm}: {name}"] = report.plus_minus(right.mean(), right.std())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def badges(found: list[Entry]) -> str:
     """Say of each published study in a line what its numbers come from, and what changed since."""
     from beyond_hard_labels.real_votes import PIXELS
@@ -188,6 +206,7 @@ def texts() -> dict[str, Callable[[], str]]:
     found = functools.cache(entries)  # read once for all of them
     return {
         "published.table": lambda: report.markdown_table(table(found()), "published"),
+        "published.attributes": lambda: report.markdown_table(attributes(found()), "attributes"),
         "published.badges": lambda: badges(found()),
         "published.full_size": lambda: at_full_size(found()),
         "published.open": lambda: open_rows(found()),
