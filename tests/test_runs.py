@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, runs, status, study
+from beyond_hard_labels import InputError, report, runs, status, study
 from conftest import TINY, remade
 
 
@@ -75,6 +75,8 @@ def test_a_run_from_a_gpu_counts_with_other_versions_only_where_no_gpu_is_but_ne
     counts = part == "versions" and not gpu
     (item,) = (item for item in status.items() if item.kind == "run")
     assert (study.find(on_gpu) is not None, item.state == "fresh") == (counts, counts)
+    if counts:
+        assert "brought here" in report.badge(study.plan("smoke", **TINY), [study.find(on_gpu)])
 
 
 @pytest.mark.parametrize("name", [*runs.FILES, "manifest.json"])

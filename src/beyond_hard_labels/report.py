@@ -19,7 +19,7 @@ from beyond_hard_labels import InputError, embedding, metrics, votes
 from beyond_hard_labels.images import LabelledImages, random_split
 from beyond_hard_labels.material import images_of
 from beyond_hard_labels.real_data import SYNTHETIC, names
-from beyond_hard_labels.runs import Run, told
+from beyond_hard_labels.runs import Run, can_train, told
 from beyond_hard_labels.runs import differences as differing
 from beyond_hard_labels.significance import Interval, corrected_t
 from beyond_hard_labels.study import Study, map_of, valid_parameters
@@ -392,7 +392,8 @@ def badge(study: Study, runs: list[Run]) -> str:
 def _trained_on(runs: list[Run]) -> str:
     of_project = [run for run in runs if run.published]
     if not of_project:
-        return "trained on this machine"
+        brought = any(run.spec.device == "cuda" and not can_train(run.spec) for run in runs)
+        return "brought here from a machine with a GPU" if brought else "trained on this machine"
     machine = of_project[0].manifest["machine"]
     part = "published run" if len(runs) == 1 else f"{len(of_project)} of {len(runs)} are published runs"
     return f"{part}, trained on {machine['system']} with {machine['cores']} cores"
