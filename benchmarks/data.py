@@ -15,9 +15,9 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from benchmarks.harness import Line, Result, cores, functions_of_ours, in_turn, require
-from beyond_hard_labels import fetch, shapes
-from beyond_hard_labels import votes as package
-from beyond_hard_labels.randomness import stream
+from beyond_hard_labels.base.rng import stream
+from beyond_hard_labels.data import fetch, shapes
+from beyond_hard_labels.data import votes as labels_of_votes
 
 CHUNK = 1000  # images in memory at a time
 SIDE, CLASSES = 224, ("g", "nr", "ug")  # of the archive
@@ -194,7 +194,7 @@ def _vote_table(n, each):
     """Return one row a vote in random order, as crowd-kit wants it: task, worker, label, all of them text."""
     random = stream("benchmark votes", 0)
     table = shapes.draw_parameters(n, 0)
-    labels = package.simulate(shapes.label_distribution(table), each, 0)  # (n, each)
+    labels = labels_of_votes.simulate(shapes.label_distribution(table), each, 0)  # (n, each)
     order = random.permutation(n * each)
     names = np.array([f"image-{i:06d}" for i in range(n)])
     workers = np.array([f"rater-{i:02d}" for i in range(each)])
@@ -209,6 +209,6 @@ def _vote_table(n, each):
 
 def _labels_of(table):
     """Return the images' names, their hard labels and which are tied."""
-    names, classes, counts = package.tally(table["task"], table["label"])
-    made = package.targets(counts, "hard")
+    names, classes, counts = labels_of_votes.tally(table["task"], table["label"])
+    made = labels_of_votes.targets(counts, "hard")
     return names, classes[made.rows.argmax(axis=1)], made.tied

@@ -23,9 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beyond_hard_labels import InputError
-from beyond_hard_labels.files import write_json
-from beyond_hard_labels.runs import build_folder
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.base.files import write_json
+from beyond_hard_labels.base.paths import build_folder
 
 LIMIT = 600  # seconds after which a row is cut
 PACKAGES = (

@@ -6,8 +6,9 @@ import time
 import numpy as np
 
 from benchmarks.harness import Line, Result, cores, require, summary
-from beyond_hard_labels import embedding, shapes
-from beyond_hard_labels.randomness import stream
+from beyond_hard_labels.base.rng import stream
+from beyond_hard_labels.data import shapes
+from beyond_hard_labels.learn import tsne as embedding
 
 PERPLEXITY = 30.0
 SAME = "openTSNE, Barnes-Hut, its defaults"  # ours is this with other neighbours and start

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Line, Open, Result, cores, require, self_timed, summary
-from beyond_hard_labels import augmentation, material, models, votes
-from beyond_hard_labels import study as studies
-from beyond_hard_labels.images import LabelledImages, Split
-from beyond_hard_labels.randomness import stream
-from beyond_hard_labels.training import _autocast, schedule, train
+from beyond_hard_labels.base.rng import stream
+from beyond_hard_labels.data import votes
+from beyond_hard_labels.data.images import LabelledImages, Split
+from beyond_hard_labels.learn import augment, models
+from beyond_hard_labels.learn.train import _autocast, schedule, train
+from beyond_hard_labels.runs import ensure, inputs
+from beyond_hard_labels.runs.study import plan
 
 MEMORY_BUDGET = 1.5  # GB of a process's own, beside the mapped set
 
@@ -26,8 +28,8 @@ class Case:
     """A training by `training.train`, with the batches that it made in its first epoch."""
 
     def __init__(self, n_images, n_train, profile="quick", **overrides):
-        self.spec = studies.plan(profile, n_images=n_images, epochs=2, **overrides).spec("soft", 0)
-        self.data = material.images_of(self.spec)
+        self.spec = plan(profile, n_images=n_images, epochs=2, **overrides).spec("soft", 0)
+        self.data = inputs.images_of(self.spec)
         self.targets = votes.targets(self.data.truth, "soft")
         rows = stream("benchmark", 0).permutation(n_images)
         self.split = Split(np.sort(rows[:n_train]), rows[-4:-2], rows[-2:])  # next to nothing to predict
@@ -124,7 +126,7 @@ class Case:
             return wrapper
 
         places = {
-            "augmentation": (augmentation, "augment"),
+            "augmentation": (augment, "augment"),
             "forward": (models.Classifier, "forward"),
             "backward": (torch.Tensor, "backward"),
             "optimiser": (torch.optim.SGD, "step"),
@@ -203,7 +205,7 @@ def _loader_sides(case, folder, most_workers):
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
     plain = Files(places, case, v2.Compose(to_tensor))
     first = torch.stack([plain[i][0] for i in range(8)])
-    ours = augmentation.scale(torch.from_numpy(case.data.images[case.split.train[:8]]))
+    ours = augment.scale(torch.from_numpy(case.data.images[case.split.train[:8]]))
     require(torch.allclose(first, ours, atol=1e-6), "the loader's images without augmentation are others")
     files, sides, tried = Files(places, case, v2.Compose(augmented + to_tensor)), {}, {}
     for workers in range(most_workers + 1):
@@ -271,7 +273,7 @@ def study(small, folder):
     def trained(name, workers, threads, splits=1 if small else 3):
         started = time.perf_counter()
         with _own_build_folder(folder / name):
-            found = studies.ensure(studies.plan("quick", **sizes, threads=threads, splits=splits), workers=workers)
+            found = ensure.ensure(plan("quick", **sizes, threads=threads, splits=splits), workers=workers)
         return time.perf_counter() - started, found
 
     ours, of_two = trained("two", 2, 1)
@@ -290,7 +292,7 @@ def study(small, folder):
 def memory(small, folder):
     """Train on a mapped set of 1.5 million images, and watch the memory of the process."""
     n, n_train = (1_500, 300) if small else (1_500_000, 30_000)
-    spec = studies.plan("quick", epochs=3, threads=cores()).spec("soft", 0)
+    spec = plan("quick", epochs=3, threads=cores()).spec("soft", 0)
     few, rows = _mapped(1_500, folder / "few.bin"), _spread(1_500, 300)
     in_memory = replace(few, images=np.array(few.images))
     pair = [train(d, votes.targets(d.truth, "soft"), rows, spec, seed=0).test_logits for d in (few, in_memory)]
@@ -329,7 +331,7 @@ def memory(small, folder):
 
 def _mapped(n, path):
     """Return a set of n images of 32 px that stay in a file."""
-    tile = material.images_of(studies.plan("quick").spec("soft", 0))
+    tile = inputs.images_of(plan("quick").spec("soft", 0))
     copies = -(-n // len(tile.ids))
     with path.open("wb") as file:
         for _ in range(copies):

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 from benchmarks.harness import Line, Open, Result, in_turn, require, summary
-from beyond_hard_labels import runs
+from beyond_hard_labels.base import paths
 
 START_BUDGET = 0.3  # seconds
 SENTENCE = "This sentence is new."  # the edit of prose
@@ -44,12 +44,12 @@ def _output(*arguments):
 
 def book(small, folder):
     """Make the book again, unchanged and after an edit of prose, against the book from nothing."""
-    build = runs.build_folder()
+    build = paths.build_folder()
     if small:  # a book of next to nothing
         sizes = {"epochs": 1, "splits": 1, "tsne_iterations": 50}
         sets = [word for name, value in sizes.items() for word in ("--set", f"{name}={value}")]
         build = folder / "from nothing"
-        _make_book(runs.project_folder(), build, ["--profile", "smoke", *sets])
+        _make_book(paths.project_folder(), build, ["--profile", "smoke", *sets])
     if not (build / "full_book.json").is_file() or not (build / "executed").is_dir():
         raise Open("needs a book made from nothing: make clean book, then make bench ROWS=book")
     full = json.loads((build / "full_book.json").read_text("utf-8"))
@@ -74,7 +74,7 @@ def book(small, folder):
 
 def _copy_of_project(target):
     """Copy what a book is made of, so that no edit touches the checkout."""
-    root = runs.project_folder()
+    root = paths.project_folder()
     target.mkdir()
     for name in ("book", "notebooks", "src", "results"):
         if (root / name).is_dir():

@@ -66,7 +66,7 @@ def bhl(tmp_path):
 
 def remade(folder: Path, **changes) -> None:
     """Change a stored run's manifest, and store its files as they are now: it is another run, and not a damaged one."""
-    from beyond_hard_labels import files
+    from beyond_hard_labels.base import files
 
     manifest = files.read_sealed_json(folder / "manifest.json") | changes
     manifest["files"] |= {
@@ -75,7 +75,7 @@ def remade(folder: Path, **changes) -> None:
     files.write_json(folder / "manifest.json", manifest, sealed=True)
 
 
-def sets(**values) -> list[str]:
+def set_options(**values) -> list[str]:
     """Return ``--set`` options."""
     return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
 

@@ -16,17 +16,20 @@ from types import SimpleNamespace
 
 import torch  # noqa: F401
 
-from beyond_hard_labels import checkpoints, cli, files, process, runs, study, training
+from beyond_hard_labels import cli
+from beyond_hard_labels.base import files, process
+from beyond_hard_labels.learn import train
+from beyond_hard_labels.runs import checkpoints, execute, store
 
-for module in ("filelock", "safetensors.torch", "timm", "torch._dynamo", "beyond_hard_labels.shapes"):
+for module in ("filelock", "safetensors.torch", "timm", "torch._dynamo", "beyond_hard_labels.data.shapes"):
     importlib.import_module(module)  # what a life would import for itself
 
 EVENTS = {
     "step": (process, "check"),
-    "epoch": (study, "_show_progress"),
+    "epoch": (execute, "_show_progress"),
     "checkpoint": (checkpoints, "save"),
     "sync": (files, "_sync"),
-    "store": (runs, "write_npz"),
+    "store": (store, "write_npz"),
     "word": (files, "tell"),
 }
 
@@ -36,7 +39,7 @@ def happen(what: str) -> None:
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "time is up":
-        training.time = SimpleNamespace(time=lambda: float("inf"))
+        train.time = SimpleNamespace(time=lambda: float("inf"))
     elif what == "say":
         said.touch()
     elif what == "wait":
@@ -63,7 +66,7 @@ def arm(event: str, n: int, what: str) -> None:
 
 def live(build: str, arguments: list[str], at: list | None = None) -> int:
     os.environ["BHL_BUILD_DIR"] = build
-    study.CHECKPOINT_SECONDS = 0
+    execute.CHECKPOINT_SECONDS = 0
     if at:
         arm(*at)
     return cli.main(arguments)

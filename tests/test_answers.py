@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import answers, grid_pages, grids, plots, report, sentences, study, verify
-from beyond_hard_labels.report import plain
-from beyond_hard_labels.significance import corrected_t
+from beyond_hard_labels.analysis import answers
+from beyond_hard_labels.book import grid_pages, plots, report, sentences, verify
+from beyond_hard_labels.book.report import plain
+from beyond_hard_labels.learn.significance import corrected_t
+from beyond_hard_labels.runs import grids, study
 
 SETTINGS = {
     "dataset": "synthetic",

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from beyond_hard_labels import augmentation, shapes
+from beyond_hard_labels.data import shapes
+from beyond_hard_labels.learn import augment
 
 OFF = {
     **dict.fromkeys(("augment_flip_x", "augment_flip_y", "augment_rotate", "augment_zoom", "augment_colour"), False),
@@ -25,7 +26,7 @@ def images():
 
 
 def test_nothing_switched_on_only_scales_bytes_to_minus_one_and_one(images):
-    x = augmentation.augment(images, augmentation.draw(200, 0, 0), config())
+    x = augment.augment(images, augment.draw(200, 0, 0), config())
     assert torch.equal(x, images.float() / 127.5 - 1)
     assert (x.min(), x.max()) == (-1, 1)
 
@@ -33,8 +34,8 @@ def test_nothing_switched_on_only_scales_bytes_to_minus_one_and_one(images):
 def test_flips_and_rotations_give_each_of_the_eight_symmetries_and_nothing_else():
     image = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3)
     symmetries = {tuple(np.rot90(m, k).ravel()) for k in range(4) for m in (image[0, 0].numpy(), image[0, 0].numpy().T)}
-    u = augmentation.draw(400, 0, 0)
-    x = augmentation.augment(image.expand(400, 1, 3, 3), u, config(flip_x=True, flip_y=True, rotate=True))
+    u = augment.draw(400, 0, 0)
+    x = augment.augment(image.expand(400, 1, 3, 3), u, config(flip_x=True, flip_y=True, rotate=True))
     seen = {tuple(np.rint((row.ravel() + 1) * 127.5).astype(int)) for row in x.numpy()}
     assert seen == {tuple(int(v) for v in s) for s in symmetries}
 
@@ -42,8 +43,8 @@ def test_flips_and_rotations_give_each_of_the_eight_symmetries_and_nothing_else(
 @pytest.mark.parametrize(("name", "share"), [("zoom", 0.3), ("flip_x", 0.5), ("flip_y", 0.5), ("rotate", 0.375)])
 def test_the_share_of_images_that_a_step_changes_is_its_probability(name, share):
     images = torch.randint(0, 256, (4000, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    x = augmentation.augment(images, augmentation.draw(4000, 1, 2), config(**{name: True}))
-    changed = (x != augmentation.scale(images)).flatten(1).any(1).float().mean()
+    x = augment.augment(images, augment.draw(4000, 1, 2), config(**{name: True}))
+    changed = (x != augment.scale(images)).flatten(1).any(1).float().mean()
     assert changed == pytest.approx(share, abs=0.03)
 
 
@@ -51,26 +52,26 @@ def test_zoom_enlarges_the_centre():
     centre = torch.zeros((1, 1, 32, 32), dtype=torch.uint8)
     centre[..., 8:24, 8:24] = 255
     u = torch.full((1, 11), 0.0)  # zooms, to 0.80 of the width
-    lit = (augmentation.augment(centre, u, config(zoom=True)) > 0).float().sum()
+    lit = (augment.augment(centre, u, config(zoom=True)) > 0).float().sum()
     assert lit == pytest.approx(256 / 0.8**2, rel=0.02)
 
 
 def test_every_image_of_a_batch_draws_for_itself(images):
     same = images[:1].expand(50, -1, -1, -1)
-    x = augmentation.augment(same, augmentation.draw(50, 0, 0), config(colour=True))
+    x = augment.augment(same, augment.draw(50, 0, 0), config(colour=True))
     assert len(torch.unique(x.flatten(1), dim=0)) == 50
 
 
 def test_an_image_is_augmented_alike_in_any_batch(images):
     everything = config(flip_x=True, flip_y=True, rotate=True, shift=3, zoom=True, colour=True)
-    u = augmentation.draw(200, 3, 4)
-    whole = augmentation.augment(images, u, everything)
-    part = augmentation.augment(images[50:57], u[50:57], everything)
+    u = augment.draw(200, 3, 4)
+    whole = augment.augment(images, u, everything)
+    part = augment.augment(images[50:57], u[50:57], everything)
     assert torch.equal(whole[50:57], part)
 
 
 def test_draws_differ_between_epochs_and_seeds_and_repeat_for_the_same():
-    draws = [augmentation.draw(10, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    draws = [augment.draw(10, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert torch.equal(draws[0], draws[3])
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -80,7 +81,7 @@ def test_hue_and_saturation_agree_with_the_standard_library():
     generator = torch.Generator().manual_seed(0)
     rgb = torch.rand((20, 3, 1, 1), generator=generator)
     turn, factor = torch.rand((2, 20, 1, 1), generator=generator)
-    turned = augmentation._turn_hue(rgb, 0.16 * turn - 0.08, 0.6 + factor)
+    turned = augment._turn_hue(rgb, 0.16 * turn - 0.08, 0.6 + factor)
     for before, t, f, after in zip(rgb, turn, factor, turned, strict=True):
         h, s, v = colorsys.rgb_to_hsv(*before.flatten().tolist())
         expected = colorsys.hsv_to_rgb((h + 0.16 * t.item() - 0.08) % 1, min(s * (0.6 + f.item()), 1), v)
@@ -90,8 +91,8 @@ def test_hue_and_saturation_agree_with_the_standard_library():
 def test_colour_jitter_moves_hue_by_at_most_eight_hundredths_of_the_circle():
     red = torch.zeros((500, 3, 2, 2))
     red[:, 0] = 1
-    u = augmentation.draw(500, 0, 0)[:, :, None, None]
-    turned = augmentation._turn_hue(red, 0.16 * u[:, 5] - 0.08, torch.ones((500, 1, 1)))
+    u = augment.draw(500, 0, 0)[:, :, None, None]
+    turned = augment._turn_hue(red, 0.16 * u[:, 5] - 0.08, torch.ones((500, 1, 1)))
     hues = np.array([colorsys.rgb_to_hsv(*pixel.tolist())[0] for pixel in turned[:, :, 0, 0]])
     distance = np.minimum(hues, 1 - hues)
     assert 0.07 < distance.max() <= 0.0801
@@ -99,20 +100,20 @@ def test_colour_jitter_moves_hue_by_at_most_eight_hundredths_of_the_circle():
 
 def test_grey_images_can_be_jittered():
     grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    x = augmentation.augment(grey, augmentation.draw(5, 0, 0), config(colour=True))
+    x = augment.augment(grey, augment.draw(5, 0, 0), config(colour=True))
     assert x.shape == grey.shape
     assert x.abs().max() <= 1
 
 
 def test_a_batch_of_which_no_image_zooms_stays_as_it_is():
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    x = augmentation.augment(images, torch.full((2, 11), 0.9), config(zoom=True))
-    assert torch.equal(x, augmentation.scale(images))
+    x = augment.augment(images, torch.full((2, 11), 0.9), config(zoom=True))
+    assert torch.equal(x, augment.scale(images))
 
 
 def test_shifts_move_the_image_by_every_whole_number_up_to_the_most_and_repeat_the_border():
     image = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
-    x = augmentation.augment(image.expand(400, 1, 8, 8), augmentation.draw(400, 0, 0), config(shift=2))
+    x = augment.augment(image.expand(400, 1, 8, 8), augment.draw(400, 0, 0), config(shift=2))
     padded = np.pad(image[0, 0].numpy(), 2, mode="edge")
     expected = {tuple(padded[i : i + 8, j : j + 8].ravel().tolist()) for i in range(5) for j in range(5)}
     seen = {tuple(np.rint((row.ravel() + 1) * 127.5).astype(int).tolist()) for row in x.numpy()}
@@ -120,10 +121,10 @@ def test_shifts_move_the_image_by_every_whole_number_up_to_the_most_and_repeat_t
 
 
 def test_the_draws_of_the_other_steps_are_those_that_they_were_before_there_was_a_shift():
-    from beyond_hard_labels.randomness import torch_seed
+    from beyond_hard_labels.base.rng import torch_seed
 
     generator = torch.Generator().manual_seed(torch_seed("augmentation", 3, 1))
-    assert torch.equal(augmentation.draw(20, 3, 1)[:, :9], torch.rand((20, 9), generator=generator))
+    assert torch.equal(augment.draw(20, 3, 1)[:, :9], torch.rand((20, 9), generator=generator))
 
 
 def plainly(images, u, config):
@@ -143,7 +144,7 @@ def plainly(images, u, config):
         images = torch.stack(cut)
     x = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
     if config.augment_colour:
-        x = augmentation._jitter(x, u[:, :, None, None])
+        x = augment._jitter(x, u[:, :, None, None])
     if config.augment_zoom:
         zooms, to = u[:, 3] < 0.3, 0.80 + 0.19 * u[:, 4]
         shrink = torch.zeros((int(zooms.sum()), 2, 3))
@@ -158,24 +159,24 @@ def plainly(images, u, config):
 def test_every_choice_of_steps_gives_bit_by_bit_what_one_step_after_the_other_gives(channels, size):
     generator = torch.Generator().manual_seed(size)
     images = torch.randint(0, 256, (20, channels, size, size), generator=generator, dtype=torch.uint8)
-    u = augmentation.draw(20, size, 0)
+    u = augment.draw(20, size, 0)
     for switches in itertools.product(*[(False, True)] * 5, (0, 3)):
         chosen = config(**dict(zip(("flip_x", "flip_y", "rotate", "zoom", "colour", "shift"), switches, strict=True)))
-        assert torch.equal(augmentation.augment(images, u, chosen), plainly(images, u, chosen)), chosen
+        assert torch.equal(augment.augment(images, u, chosen), plainly(images, u, chosen)), chosen
 
 
 def test_a_gpu_that_enlarges_all_images_and_takes_the_zooming_ones_gets_what_enlarging_those_alone_gives(images):
-    u = augmentation.draw(200, 0, 0)
-    x = augmentation.scale(images)
-    everything = augmentation._enlarge(x, 0.80 + 0.19 * u[:, 4])
+    u = augment.draw(200, 0, 0)
+    x = augment.scale(images)
+    everything = augment._enlarge(x, 0.80 + 0.19 * u[:, 4])
     taken = torch.where((u[:, 3] < 0.3)[:, None, None, None], everything, x)
-    assert torch.equal(taken, augmentation._zoom(x, u))
+    assert torch.equal(taken, augment._zoom(x, u))
 
 
 def test_the_images_of_the_set_stay_as_they_are(images):
     before = images.clone()
-    augmentation.augment(images, augmentation.draw(200, 0, 0), config(flip_x=True, rotate=True, zoom=True, shift=2))
-    augmentation.scale(images)
+    augment.augment(images, augment.draw(200, 0, 0), config(flip_x=True, rotate=True, zoom=True, shift=2))
+    augment.scale(images)
     assert torch.equal(images, before)
 
 
@@ -185,9 +186,9 @@ def test_on_a_gpu_nothing_depends_on_what_the_numbers_are_so_nothing_waits_for_t
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     for cached in ("_ways", "_grid"):  # nothing without content may stay behind
-        monkeypatch.setattr(augmentation, cached, getattr(augmentation, cached).__wrapped__)
+        monkeypatch.setattr(augment, cached, getattr(augment, cached).__wrapped__)
     everything = config(flip_x=True, flip_y=True, rotate=True, zoom=True, colour=True, shift=2)
     with FakeTensorMode():
         images = torch.empty((8, channels, 32, 32), dtype=torch.uint8, device="cuda")
-        x = augmentation.augment(images, torch.empty((8, 11), device="cuda"), everything)
+        x = augment.augment(images, torch.empty((8, 11), device="cuda"), everything)
     assert (x.device.type, x.shape, x.dtype) == ("cuda", images.shape, torch.float32)

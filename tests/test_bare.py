@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, TINY, sets
+from conftest import ROOT, TINY, set_options
 
 ABSENT = (
     *("papermill", "nbformat", "nbclient", "ipykernel", "IPython", "jupyterlab", "jupyter_book", "sphinx"),
@@ -41,14 +41,14 @@ def bare(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_trains_and_is_packed_without_what_only_the_book_needs(bare):
-    done = bare("study", "--profile", "smoke", *sets(**TINY), "--pack", "carried")
+    done = bare("study", "--profile", "smoke", *set_options(**TINY), "--pack", "carried")
     assert done.returncode == 0, done.stderr
     assert "packed 2 run(s)" in done.stdout
 
 
 @pytest.mark.slow
 def test_a_machine_without_safetensors_is_told_so_before_it_trains(bare):
-    refused = bare("study", "--profile", "smoke", *sets(**TINY), absent=("safetensors",))
+    refused = bare("study", "--profile", "smoke", *set_options(**TINY), absent=("safetensors",))
     assert refused.returncode == 2, refused.stderr
     assert "the package safetensors is not installed" in refused.stderr
     assert "pip install safetensors" in refused.stderr

@@ -6,7 +6,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from beyond_hard_labels import InputError, book, files, report, runs, study
+from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import build, report
+from beyond_hard_labels.runs import ensure, execute, fresh, study
 from conftest import ROOT, TINY, remade
 
 pytestmark = pytest.mark.filterwarnings("default")  # what kernels and their clients warn of is not ours
@@ -25,14 +28,14 @@ def tiny_runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BHL_BUILD_DIR", str(folder))
         for spec in study.plan("smoke", **TINY).specs():
-            study.execute(spec)
+            execute.execute(spec)
     return folder / "runs"
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, tiny_runs):
     """A small project: one notebook, one page, the real configuration, finished runs."""
-    shutil.copytree(tiny_runs, runs.build_folder() / "runs")
+    shutil.copytree(tiny_runs, paths.build_folder() / "runs")
     root = tmp_path / "project"
     for folder in ("notebooks", "src"):
         (root / folder).mkdir(parents=True)
@@ -42,7 +45,7 @@ def project(tmp_path, monkeypatch, tiny_runs):
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/01_one\n")
     (root / "book" / "intro.md").write_text("# Title\n\nKL {{ soft.kl }}, profile {{ profile }}.\n")
     nbformat.write(notebook("1 + 1"), root / "notebooks" / "01_one.ipynb")
-    monkeypatch.setattr(runs, "project_folder", lambda: root)
+    monkeypatch.setattr(paths, "project_folder", lambda: root)
     return root
 
 
@@ -54,17 +57,17 @@ def small():
 @pytest.fixture
 def without_pages(monkeypatch):
     """Leave out the slow last step, for tests that look at what is executed."""
-    monkeypatch.setattr(book, "_build_html", lambda stage, log: None)
+    monkeypatch.setattr(build, "_build_html", lambda stage, log: None)
 
 
 def built(project, small, **options):
-    return book.make(small, workers=1, **options)
+    return build.make(small, workers=1, **options)
 
 
 def test_a_page_shows_the_number_of_the_run(project, small):
     page = built(project, small)
     shown = (page.parent / "book" / "intro.html").read_text()
-    assert report.plain(report.texts(small, study.ensure(small))["soft.kl"]) in shown
+    assert report.plain(report.texts(small, ensure.ensure(small))["soft.kl"]) in shown
     assert "{{" not in shown
 
 
@@ -109,11 +112,11 @@ def test_an_unknown_placeholder_stops_the_build_and_is_named_with_its_line(proje
 def test_a_failing_cell_stops_the_build_with_its_traceback_and_keeps_the_last_copy(project, small):
     built(project, small)
     nbformat.write(notebook("1 / 0"), project / "notebooks" / "01_one.ipynb")
-    with pytest.raises(book.BookError, match=r"(?s)notebook 01_one failed in cell 2.*1 / 0.*ZeroDivisionError"):
+    with pytest.raises(build.BookError, match=r"(?s)notebook 01_one failed in cell 2.*1 / 0.*ZeroDivisionError"):
         built(project, small)
-    kept = nbformat.read(runs.build_folder() / "executed" / "01_one.ipynb", as_version=4)
+    kept = nbformat.read(paths.build_folder() / "executed" / "01_one.ipynb", as_version=4)
     assert kept.cells[-1].outputs[0].data["text/plain"] == "2"
-    assert (runs.build_folder() / "book" / "_build" / "html" / "index.html").is_file()
+    assert (paths.build_folder() / "book" / "_build" / "html" / "index.html").is_file()
 
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))"
@@ -143,10 +146,10 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 @pytest.mark.usefixtures("without_pages")
 def test_every_way_to_die_names_notebook_cell_and_last_lines_and_publishes_nothing(project, small, cells, message):
     nbformat.write(notebook(*cells), project / "notebooks" / "01_one.ipynb")
-    with pytest.raises(book.BookError, match=f"(?s)notebook 01_one {message}"):
+    with pytest.raises(build.BookError, match=f"(?s)notebook 01_one {message}"):
         built(project, small, cell_timeout=5)
-    assert not (runs.build_folder() / "executed" / "01_one.ipynb").exists()
-    assert not (runs.build_folder() / "book").exists()
+    assert not (paths.build_folder() / "executed" / "01_one.ipynb").exists()
+    assert not (paths.build_folder() / "book").exists()
 
 
 @pytest.mark.usefixtures("without_pages")
@@ -155,8 +158,8 @@ def test_all_failures_of_notebooks_in_parallel_are_told(project, small):
     nbformat.write(notebook("[][1]"), project / "notebooks" / "02_two.ipynb")
     with (project / "_toc.yml").open("a") as toc:
         toc.write("  - file: notebooks/02_two\n")
-    with pytest.raises(book.BookError, match=r"(?s)01_one failed.*ZeroDivisionError.*02_two failed.*IndexError"):
-        book.make(small, workers=2)
+    with pytest.raises(build.BookError, match=r"(?s)01_one failed.*ZeroDivisionError.*02_two failed.*IndexError"):
+        build.make(small, workers=2)
 
 
 @pytest.mark.usefixtures("without_pages")
@@ -166,24 +169,24 @@ def test_notebooks_run_in_parallel_processes(project, small):
         nbformat.write(notebook(wait.format(mine, other)), project / "notebooks" / f"{name}.ipynb")
     with (project / "_toc.yml").open("a") as toc:
         toc.write("  - file: notebooks/02_two\n")
-    book.make(small, workers=2, cell_timeout=60)  # each waits for the other
+    build.make(small, workers=2, cell_timeout=60)  # each waits for the other
 
 
 @pytest.mark.usefixtures("without_pages")
 def test_a_stripped_copy_is_not_published(project, small):
     built(project, small)
-    path = runs.build_folder() / "executed" / "01_one.ipynb"
+    path = paths.build_folder() / "executed" / "01_one.ipynb"
     copy = nbformat.read(path, as_version=4)
     copy.cells[-1].update(outputs=[], execution_count=None)
     nbformat.write(copy, path)
-    with pytest.raises(book.BookError, match=r"01_one is not whole, see .*: cell 2 never ran"):
+    with pytest.raises(build.BookError, match=r"01_one is not whole, see .*: cell 2 never ran"):
         built(project, small)
 
 
 @pytest.mark.usefixtures("without_pages")
 def test_a_run_that_lacks_a_file_is_named_and_made_again(project, small, capfd):
     built(project, small)
-    features = runs.build_folder() / "runs" / small.spec("hard", 0).key / "features.npz"
+    features = paths.build_folder() / "runs" / small.spec("hard", 0).key / "features.npz"
     features.unlink()
     built(project, small)
     assert "is not whole, features.npz not found; it is set aside as " in capfd.readouterr().err
@@ -192,15 +195,15 @@ def test_a_run_that_lacks_a_file_is_named_and_made_again(project, small, capfd):
 
 def test_a_cell_that_writes_to_stderr_stops_the_build(project, small):
     nbformat.write(notebook("import warnings; warnings.warn('look here')"), project / "notebooks/01_one.ipynb")
-    with pytest.raises(book.BookError, match=r"(?s)01_one is not whole.*cell 2 wrote to stderr.*look here"):
+    with pytest.raises(build.BookError, match=r"(?s)01_one is not whole.*cell 2 wrote to stderr.*look here"):
         built(project, small)
 
 
 def test_a_broken_reference_stops_the_build_and_shows_the_warning(project, small):
     (project / "book" / "intro.md").write_text("# Title\n\n{doc}`nowhere`\n")
-    with pytest.raises(book.BookError, match=r"(?s)jupyter-book ended with code.*nowhere"):
+    with pytest.raises(build.BookError, match=r"(?s)jupyter-book ended with code.*nowhere"):
         built(project, small)
-    assert not (runs.build_folder() / "book").exists()
+    assert not (paths.build_folder() / "book").exists()
 
 
 @pytest.mark.usefixtures("without_pages")
@@ -209,19 +212,19 @@ def test_only_keeps_the_other_copies_and_refuses_those_of_another_study(project,
     with (project / "_toc.yml").open("a") as toc:
         toc.write("  - file: notebooks/02_two\n")
     built(project, small)
-    first = runs.build_folder() / "executed" / "01_one.ipynb"
+    first = paths.build_folder() / "executed" / "01_one.ipynb"
     before = first.stat().st_mtime_ns
     nbformat.write(notebook("3 + 3"), project / "notebooks" / "02_two.ipynb")
     built(project, small, only="02_two")
     assert first.stat().st_mtime_ns == before
-    second = nbformat.read(runs.build_folder() / "executed" / "02_two.ipynb", as_version=4)
+    second = nbformat.read(paths.build_folder() / "executed" / "02_two.ipynb", as_version=4)
     assert second.cells[-1].outputs[0].data["text/plain"] == "6"
     with pytest.raises(InputError, match=r"was executed with '--profile smoke .*, not '--profile quick'"):
         built(project, study.plan("quick"), only="02_two")
 
 
 def executed(name="01_one"):
-    return (runs.build_folder() / "executed" / f"{name}.ipynb").stat().st_mtime_ns
+    return (paths.build_folder() / "executed" / f"{name}.ipynb").stat().st_mtime_ns
 
 
 @pytest.mark.usefixtures("without_pages")
@@ -235,7 +238,7 @@ def test_nothing_is_executed_again_when_nothing_or_only_prose_changed(project, s
     built(project, small)
     assert executed() == before
     assert "01_one is kept: fresh" in capsys.readouterr().err
-    copy = nbformat.read(runs.build_folder() / "book" / "notebooks" / "01_one.ipynb", as_version=4)
+    copy = nbformat.read(paths.build_folder() / "book" / "notebooks" / "01_one.ipynb", as_version=4)
     assert copy.cells[0].source == "# Another title"
     assert copy.cells[-1].outputs[0].data["text/plain"] == "2"
 
@@ -260,13 +263,13 @@ def test_an_edited_cell_executes_the_notebook_again_and_says_why(project, small,
 @pytest.mark.usefixtures("without_pages")
 def test_other_results_of_the_runs_execute_the_notebooks_that_read_them_and_no_others(project, small, capsys):
     nbformat.write(
-        notebook("from beyond_hard_labels.study import ensure, plan", f"len(ensure(plan('smoke', **{TINY})))"),
+        notebook("from beyond_hard_labels.runs.study import ensure, plan", f"len(ensure(plan('smoke', **{TINY})))"),
         project / "notebooks" / "02_two.ipynb",
     )
     with (project / "_toc.yml").open("a") as toc:
         toc.write("  - file: notebooks/02_two\n")
     built(project, small)
-    folder = runs.build_folder() / "runs" / small.spec("soft", 0).key
+    folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
     remade(folder, code={})  # trained again, to the same files
     built(project, small)
     assert "02_two is kept" in capsys.readouterr().err
@@ -282,11 +285,11 @@ def test_a_changed_module_executes_the_notebooks_that_use_it_and_no_others(proje
     user, other = project / "notebooks" / "01_one.ipynb", project / "notebooks" / "02_two.ipynb"
     nbformat.write(notebook("from beyond_hard_labels import votes"), user)
     nbformat.write(notebook("1 + 1"), other)
-    before = book.inputs(user, small), book.inputs(other, small)
-    real = runs.code_fingerprint
-    monkeypatch.setattr(runs, "code_fingerprint", lambda *m: "another" if m == ("votes",) else real(*m))
-    after = book.inputs(user, small), book.inputs(other, small)
-    assert runs.changes(before[0], after[0]) == ["votes.py changed"]
+    before = build.inputs(user, small), build.inputs(other, small)
+    real = fresh.code_fingerprint
+    monkeypatch.setattr(fresh, "code_fingerprint", lambda *m: "another" if m == ("votes",) else real(*m))
+    after = build.inputs(user, small), build.inputs(other, small)
+    assert fresh.changes(before[0], after[0]) == ["votes.py changed"]
     assert after[1] == before[1]
 
 
@@ -316,7 +319,7 @@ def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
     ran = notebook("p = 1", "p = 2", "p")
     ran.cells[2].metadata["tags"] = ["injected-parameters"]
     source.cells[0].source = "# New"
-    merged = book.with_prose_of(source, ran)
+    merged = build.with_prose_of(source, ran)
     assert [cell.source for cell in merged.cells] == ["# New", "p = 1", "p = 2", "p"]
     assert merged.cells[3].metadata.tags == ["hide-input"]
 
@@ -334,7 +337,7 @@ def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
 def test_what_keeps_a_notebook_from_being_whole_is_named(change, fault):
     cell = new_code_cell("1", execution_count=1) | change
     made = new_notebook(cells=[nbformat.from_dict(cell)], metadata={"language_info": {"name": "python"}})
-    assert book.unfinished(made) == [fault]
+    assert build.unfinished(made) == [fault]
 
 
 def test_repository_buttons_need_an_address(tmp_path, monkeypatch):
@@ -343,7 +346,7 @@ def test_repository_buttons_need_an_address(tmp_path, monkeypatch):
     for url in (None, "https://github.com/someone/somewhere"):
         if url:
             monkeypatch.setenv("BHL_REPOSITORY_URL", url)
-        book._write_config(ROOT / "_config.yml", tmp_path / "_config.yml")
+        build._write_config(ROOT / "_config.yml", tmp_path / "_config.yml")
         config = yaml.safe_load((tmp_path / "_config.yml").read_text())
         assert config["html"]["use_repository_button"] is bool(url)
         assert config.get("repository", {}).get("url") == url
@@ -366,14 +369,14 @@ def test_the_page_on_speed_is_built_with_and_without_measurements(project, small
 
 
 def test_only_a_book_made_from_nothing_leaves_its_wall_time(project, small, without_pages):
-    shutil.rmtree(runs.build_folder() / "runs")
+    shutil.rmtree(paths.build_folder() / "runs")
     page = built(project, small)
-    kept = runs.build_folder() / "full_book.json"
+    kept = paths.build_folder() / "full_book.json"
     made = json.loads(kept.read_text())
     assert (made["command"], made["trained"]) == (small.command, 2)
     kept.unlink()
     assert built(project, small) == page
-    shutil.rmtree(runs.build_folder() / "executed")
+    shutil.rmtree(paths.build_folder() / "executed")
     built(project, small)
     assert not kept.exists()
 
@@ -383,7 +386,7 @@ def test_the_curves_of_a_run_are_drawn_once_and_again_if_their_file_is_damaged(p
         folder = built(project, small).parents[2] / "runs"
         return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
-    before, drawn = pictures(), {p: p.stat().st_mtime_ns for p in (runs.build_folder() / "curves").iterdir()}
+    before, drawn = pictures(), {p: p.stat().st_mtime_ns for p in (paths.build_folder() / "curves").iterdir()}
     assert len(before) == len(drawn) == 2
     damaged = next(iter(drawn))
     damaged.write_bytes(damaged.read_bytes()[:-50])

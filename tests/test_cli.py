@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TINY, sets
+from conftest import TINY, set_options
 
-SMALL = ("--profile", "smoke", *sets(**TINY))
+SMALL = ("--profile", "smoke", *set_options(**TINY))
 
 
 def test_help_names_every_command_and_every_exit_code(bhl):
@@ -35,16 +35,16 @@ def test_study_stops_at_its_limit_with_its_own_code_and_goes_on(bhl):
 
 
 def test_describe_prints_what_a_set_holds(bhl):
-    described = json.loads(bhl("data", "describe", "synthetic", "--json", *sets(n_images=200)).stdout)
+    described = json.loads(bhl("data", "describe", "synthetic", "--json", *set_options(n_images=200)).stdout)
     assert described["images"] == sum(described["majority"].values()) == 200
     assert described["shape"] == [3, 32, 32]
 
 
 def test_export_is_read_by_the_rules_of_the_authors_reader(bhl, tmp_path):
     """Reads the folder as DCIC's reader does, by what is published of its format."""
-    from beyond_hard_labels import shapes
+    from beyond_hard_labels.data import shapes
 
-    done = bhl("data", "export", "synthetic", tmp_path, "--votes", 7, *sets(n_images=50, image_size=24))
+    done = bhl("data", "export", "synthetic", tmp_path, "--votes", 7, *set_options(n_images=50, image_size=24))
     assert done.returncode == 0, done.stderr
     sets_of_annotations = json.loads((tmp_path / "Synthetic" / "annotations.json").read_text())
     assert len(sets_of_annotations) == 7
@@ -70,7 +70,7 @@ def test_export_is_read_by_the_rules_of_the_authors_reader(bhl, tmp_path):
 
 def test_export_never_overwrites(bhl, tmp_path):
     (tmp_path / "Synthetic").mkdir()
-    refused = bhl("data", "export", "synthetic", tmp_path, *sets(n_images=10, image_size=16))
+    refused = bhl("data", "export", "synthetic", tmp_path, *set_options(n_images=10, image_size=16))
     assert refused.returncode == 2
     assert "exists already" in refused.stderr
     assert not list((tmp_path / "Synthetic").iterdir())
@@ -107,7 +107,7 @@ def test_export_never_overwrites(bhl, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(bhl, arguments, message):
-    done = bhl(*arguments, *(sets(n_images=10) if arguments[0] == "data" else ()))
+    done = bhl(*arguments, *(set_options(n_images=10) if arguments[0] == "data" else ()))
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -127,7 +127,7 @@ def test_importing_the_package_and_asking_for_help_imports_no_torch(bhl):
 def test_finished_runs_are_shown_without_torch(bhl):
     bhl("study", *SMALL)
     program = (
-        "import sys\nfrom beyond_hard_labels import report\nfrom beyond_hard_labels.study import ensure, plan\n"
+        "import sys\nfrom beyond_hard_labels import report\nfrom beyond_hard_labels.runs.study import ensure, plan\n"
         f"report.table_one(ensure(plan('smoke', **{TINY!r})))\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)

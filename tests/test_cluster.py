@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, cluster, runs, study
-from conftest import ROOT, TINY, sets
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.runs import cluster, ensure, fresh, store, study
+from conftest import ROOT, TINY, set_options
 from test_rerun import console, fits
 
 SMALL = TINY | {"n_images": 300, "epochs": 12}
@@ -49,7 +51,7 @@ def equal(a, b):
 @pytest.mark.slow
 def test_a_cluster_gives_the_pools_results_bitwise_also_when_a_worker_is_killed(tmp_path, monkeypatch):
     small = study.plan("smoke", **SMALL)
-    of_pool = arrays(study.ensure(small, workers=2))
+    of_pool = arrays(ensure.ensure(small, workers=2))
     killed = []
     monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "shared"))
     with local_cluster() as made, cluster.workers_of(made.scheduler_address, small.specs()) as executor:
@@ -64,7 +66,7 @@ def test_a_cluster_gives_the_pools_results_bitwise_also_when_a_worker_is_killed(
 
         killer = threading.Thread(target=kill_a_worker_in_mid_run)
         killer.start()
-        found = study.ensure(small, executor=executor)
+        found = ensure.ensure(small, executor=executor)
         killer.join()
     assert len(killed) == 1
     assert equal(arrays(found), of_pool)
@@ -99,10 +101,10 @@ def small_specs():
 
 
 def test_a_worker_with_other_code_or_versions_is_refused_in_the_words_of_the_status(here_alone, monkeypatch):
-    made = runs.provenance(small_specs()[0])
+    made = fresh.provenance(small_specs()[0])
     other = made | {"versions": made["versions"] | {"torch": "9.9"}, "code": made["code"] | {"models.py": "other"}}
     answers = iter([other, made])  # here, then on the worker, which is this process, too
-    monkeypatch.setattr(runs, "provenance", lambda spec: next(answers))
+    monkeypatch.setattr(fresh, "provenance", lambda spec: next(answers))
     with pytest.raises(InputError, match=r"cannot take part: tcp://.*: models\.py changed; torch 9\.9 → "):
         cluster.workers_of(here_alone, small_specs()).__enter__()
 
@@ -113,7 +115,7 @@ def test_a_worker_that_sees_another_folder_is_refused(here_alone, tmp_path):
     spec = small_specs()[0]
     here = (str(tmp_path / "elsewhere"), str(tmp_path), "token")
     with Client(here_alone, set_as_default=False) as client:
-        (told,) = client.run(cluster.faults, here, runs.provenance(spec), spec).values()
+        (told,) = client.run(cluster.faults, here, fresh.provenance(spec), spec).values()
     assert told == [f"it does not see the folder {tmp_path / 'elsewhere'}, expected one that all machines share"]
 
 
@@ -128,12 +130,12 @@ def test_a_worker_that_trains_two_runs_at_once_is_refused():
 
 def test_a_worker_that_comes_later_is_looked_at_before_it_trains(here_alone, monkeypatch):
     with cluster.workers_of(here_alone, small_specs()) as executor:
-        made = runs.provenance(small_specs()[0])
+        made = fresh.provenance(small_specs()[0])
         answers = iter([made | {"versions": made["versions"] | {"torch": "9.9"}}])
-        monkeypatch.setattr(runs, "provenance", lambda spec: next(answers, made))
+        monkeypatch.setattr(fresh, "provenance", lambda spec: next(answers, made))
         with pytest.raises(InputError, match=r"the worker .* cannot take part: torch 9\.9 → "):
-            executor.submit(study._execute, small_specs()[0], 0.0).result()
-    assert not (runs.build_folder() / "runs").exists()
+            executor.submit(ensure._execute, small_specs()[0], 0.0).result()
+    assert not (paths.build_folder() / "runs").exists()
 
 
 PAGE = (ROOT / "book" / "cluster.md").read_text("utf-8")
@@ -182,7 +184,7 @@ def test_the_commands_of_the_page_train_a_study_on_loopback_and_show_what_they_s
         with (tmp_path / "log").open("a") as log:
             return subprocess.Popen(["bash", "-c", typed(command, more)], env=environment, stdout=log, stderr=log)
 
-    small = " ".join(sets(**TINY))
+    small = " ".join(set_options(**TINY))
     quiet = "--dashboard-address 127.0.0.1:0"
     started = [start(scheduler, quiet), start(worker, f"{quiet} --local-directory {tmp_path}")]
     try:
@@ -200,7 +202,7 @@ def test_the_commands_of_the_page_train_a_study_on_loopback_and_show_what_they_s
     assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
     keys = {spec.key for spec in study.plan("smoke", **TINY).specs()}
     assert all(key in done.stdout for key in keys)
-    assert all(runs.find(spec) for spec in study.plan("smoke", **TINY).specs())
+    assert all(store.find(spec) for spec in study.plan("smoke", **TINY).specs())
     ((asked, shown),) = console(PAGE)
     told = subprocess.run(["bash", "-c", asked], env=environment, capture_output=True, text=True, check=True).stdout
     assert fits(shown, told), told

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import archives
-from beyond_hard_labels import InputError, dcic, shapes, votes
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.data import dcic, shapes, votes
 
 NOTES = "MiceBone/annotations.json"
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, embedding
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.learn import tsne
 
 
 @pytest.fixture(scope="module")
@@ -14,26 +15,26 @@ def clusters():
 
 @pytest.fixture(scope="module")
 def plane(clusters):
-    return embedding.tsne(clusters[0], perplexity=15, iterations=500)
+    return tsne.tsne(clusters[0], perplexity=15, iterations=500)
 
 
 def test_clusters_of_the_features_are_clusters_on_the_map(clusters, plane):
     features, truth = clusters
-    assert embedding.neighbour_agreement(truth, plane) > 0.99
-    assert embedding.trustworthiness(features, plane) > 0.9
+    assert tsne.neighbour_agreement(truth, plane) > 0.99
+    assert tsne.trustworthiness(features, plane) > 0.9
 
 
 def test_a_random_map_is_not_trusted(clusters):
     features, truth = clusters
     noise = np.random.default_rng(1).normal(size=(240, 2))
-    assert embedding.trustworthiness(features, noise) < 0.6
-    assert embedding.neighbour_agreement(truth, noise) < 0.3
+    assert tsne.trustworthiness(features, noise) < 0.6
+    assert tsne.neighbour_agreement(truth, noise) < 0.3
 
 
 def test_the_same_features_give_the_same_map(clusters, plane):
-    assert np.array_equal(plane, embedding.tsne(clusters[0], perplexity=15, iterations=500))
+    assert np.array_equal(plane, tsne.tsne(clusters[0], perplexity=15, iterations=500))
 
 
 def test_too_few_images_for_the_perplexity_are_refused(clusters):
     with pytest.raises(InputError, match="perplexity is 30 for 90 images"):
-        embedding.tsne(clusters[0][:90], perplexity=30, iterations=50)
+        tsne.tsne(clusters[0][:90], perplexity=30, iterations=50)

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 import archives
-from beyond_hard_labels import InputError, __version__, dcic, fetch, images, real_data, study
-from conftest import TINY, sets
+from beyond_hard_labels import __version__
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.data import dcic, fetch, images, sets
+from beyond_hard_labels.runs import study
+from conftest import TINY, set_options
 
 SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")}
 GOOD = archives.micebone()[0]
@@ -42,7 +45,7 @@ def sha256(path):
 
 
 def cache():
-    return real_data.folders()[1]
+    return sets.folders()[1]
 
 
 def left():
@@ -65,7 +68,7 @@ def test_micebone_is_fetched_read_split_and_trained_on(bhl, shelf):
         assert done.returncode == 0, done.stderr
         assert all(part in done.stdout for part in (f"{url}/MiceBone.zip", digest, "CC BY-SA 4.0", "Schmarje"))
         assert requests == [("/MiceBone.zip", f"beyond-hard-labels/{__version__}")]
-    data, truth = real_data.read("micebone"), archives.micebone()[1]
+    data, truth = sets.read("micebone"), archives.micebone()[1]
     labels, folds, pixels = map(np.array, zip(*(truth[image_id] for image_id in data.ids), strict=True))
     assert np.array_equal(data.ratings, labels)
     assert np.array_equal(data.fold, folds)
@@ -80,24 +83,24 @@ def test_micebone_is_fetched_read_split_and_trained_on(bhl, shelf):
     shown = json.loads(bhl("data", "describe", "micebone", "--json").stdout)
     assert (shown["votes_least"], shown["votes_most"], shown["licence"]) == (8, 81, "CC BY-SA 4.0")
     assert shown["citation"] == fetch.SETS["micebone"].citation
-    studied = bhl("study", "--profile", "smoke", *sets(dataset="micebone", **SMALL))
+    studied = bhl("study", "--profile", "smoke", *set_options(dataset="micebone", **SMALL))
     assert studied.returncode == 0, studied.stderr
     assert len(studied.stdout.splitlines()) == 3
 
 
 def test_what_is_exported_as_a_zip_is_a_published_set(bhl, tmp_path):
-    bhl("data", "export", "synthetic", tmp_path, "--votes", 7, *sets(n_images=50, image_size=24))
+    bhl("data", "export", "synthetic", tmp_path, "--votes", 7, *set_options(n_images=50, image_size=24))
     with zipfile.ZipFile(tmp_path / "my.zip", "w") as archive:
         for path in (tmp_path / "Synthetic").rglob("*"):
             archive.write(path, path.relative_to(tmp_path))
     done = bhl("data", "fetch", "dcic-synthetic", "--from", tmp_path / "my.zip")
     assert "50 images, 350 votes, 6 classes" in done.stdout, done.stderr
-    assert real_data.read("dcic-synthetic").ratings.shape == (50, 7)
+    assert sets.read("dcic-synthetic").ratings.shape == (50, 7)
 
 
 def test_fewer_images_have_their_own_ratings_and_folds(shelf):
     fetch.fetch("micebone", str(shelf), mice(shelf))
-    data, first = real_data.read("micebone"), real_data.read("micebone", 20)
+    data, first = sets.read("micebone"), sets.read("micebone", 20)
     for part in ("images", "truth", "ids", "votes", "ratings", "fold"):
         assert np.array_equal(getattr(first, part), getattr(data, part)[:20])
     assert first.official is None
@@ -108,7 +111,7 @@ def test_the_same_archive_gives_the_same_file(shelf, tmp_path, monkeypatch):
     for place in ("one", "two"):
         monkeypatch.setenv("BHL_DATA_DIR", str(tmp_path / place))
         fetch.fetch("micebone", str(shelf), mice(shelf))
-        prints.append(real_data.fingerprint("micebone"))
+        prints.append(sets.fingerprint("micebone"))
     assert prints[0] == prints[1]
 
 
@@ -190,12 +193,12 @@ def test_votes_and_pixels_come_together_from_their_publishers_formats(name, shel
     with archives.served(shelf) as (url, requests):
         fetch.fetch(name, url, all_of(shelf))
     assert len(requests) == len(fetch.SETS[name].files)
-    data = real_data.read(name)
+    data = sets.read(name)
     assert np.array_equal(data.votes, counts)
     assert np.array_equal(data.official, official)
     assert np.array_equal(data.images, pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2))
     assert data.ids[:2] == (f"{name}-00000", f"{name}-00001")
-    assert np.array_equal(real_data.read(name, 7).official, official[:7])
+    assert np.array_equal(sets.read(name, 7).official, official[:7])
     assert study.plan("smoke", dataset=name).shared["image_size"] == pixels.shape[1]
 
 
@@ -538,7 +541,7 @@ def test_a_file_is_kept_as_it_is_though_the_server_calls_its_compression_an_enco
 
     with archives.served(shelf, Encoding) as (url, _):
         fetch.fetch("fashion_mnist_h", url, all_of(shelf))
-    assert np.array_equal(real_data.read("fashion_mnist_h").votes, fashion[0])
+    assert np.array_equal(sets.read("fashion_mnist_h").votes, fashion[0])
 
 
 def test_a_download_without_an_end_is_stopped(shelf, monkeypatch):
@@ -696,7 +699,7 @@ def test_a_published_set_states_where_it_is_and_whose_it_is(name):
         assert not checksum or (len(digest) == digits[kind] and not set(digest) - set("0123456789abcdef"))
         assert checksum or name.startswith("dcic-")
     assert source.licence and source.citation
-    assert real_data._NAME.fullmatch(name)
+    assert sets._NAME.fullmatch(name)
 
 
 def test_help_names_every_published_set(bhl):

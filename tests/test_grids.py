@@ -8,8 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, book, files, grids, material, metrics, real_data, runs, study, votes
-from conftest import TINY, sets
+from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import build
+from beyond_hard_labels.data import sets, votes
+from beyond_hard_labels.learn import metrics
+from beyond_hard_labels.runs import ensure, execute, grids, inputs, store, study
+from conftest import TINY, set_options
 
 SMALL = TINY | {"n_images": 60}
 
@@ -19,7 +24,7 @@ def put(name, n=80, seed=0):
     draw = np.random.default_rng(seed)
     counts = draw.multinomial(draw.integers(4, 13, n), [0.5, 0.3, 0.2])
     images = draw.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-    folder = real_data.folders()[1]
+    folder = sets.folders()[1]
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"{name}.npz", images=images, counts=counts, class_names=np.array(["a", "b", "c"]))
 
@@ -29,13 +34,13 @@ def small():
 
 
 def train(specs):
-    return study.ensure_specs(specs, executor=ThreadPoolExecutor(1))
+    return ensure.ensure_specs(specs, executor=ThreadPoolExecutor(1))
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project's folder of published results that is the test's own."""
-    monkeypatch.setattr(runs, "published_folder", lambda: tmp_path / "results")
+    monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
     return tmp_path / "results"
 
 
@@ -154,14 +159,14 @@ def test_results_are_the_slice_that_is_trained_where_missing_and_found_again(mon
 
 
 def test_a_book_trains_its_study_and_the_grids_that_its_notebooks_ask_for_and_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(book, "ensure_specs", lambda specs, workers: train(specs))
+    monkeypatch.setattr(build, "ensure_specs", lambda specs, workers: train(specs))
     made = study.plan("smoke", **(SMALL | {"splits": 1}))
     cell = nbformat.v4.new_code_cell('found = grids.results("votes", study)')
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "08.ipynb")
-    found = book._train(made, [tmp_path / "08.ipynb"], None)
+    found = build._train(made, [tmp_path / "08.ipynb"], None)
     assert [run.spec for run in found] == made.specs()
     wanted = {spec for part in grids.parts("votes", made).values() for spec in part}
-    assert {path.name for path in (runs.build_folder() / "runs").iterdir()} == {
+    assert {path.name for path in (paths.build_folder() / "runs").iterdir()} == {
         spec.key for spec in wanted | set(made.specs())
     }
 
@@ -194,7 +199,7 @@ def published(trained, tmp_path, project, monkeypatch):
 def test_a_published_grid_is_shown_in_place_of_runs_also_without_them_and_without_its_set(published, monkeypatch):
     trained = grids.rows(train(grids.parts("votes", small())["cifar10h"]))
     monkeypatch.setattr(grids, "ensure_specs", lambda specs: specs or [])
-    (real_data.folders()[1] / "cifar10h.npz").unlink()
+    (sets.folders()[1] / "cifar10h.npz").unlink()
     monkeypatch.setenv("BHL_BUILD_DIR", str(published / "elsewhere"))
     shown = grids.results("votes", small())
     assert set(shown.published) == {"synthetic", "budget", "cifar10h"}
@@ -214,7 +219,7 @@ def test_a_study_with_other_parameters_is_not_answered_by_the_published_grid(pub
 
 def test_a_published_part_that_cannot_be_trained_here_is_kept_when_others_are_published_again(published, monkeypatch):
     before = grids.published("votes")["cifar10h"]
-    (real_data.folders()[1] / "cifar10h.npz").unlink()
+    (sets.folders()[1] / "cifar10h.npz").unlink()
     assert grids.publish("votes", small()) == ["synthetic", "budget"]
     pd.testing.assert_frame_equal(grids.published("votes")["cifar10h"].rows, before.rows)
 
@@ -227,7 +232,7 @@ def test_a_part_that_is_not_wholly_trained_is_not_published(project):
 
 
 def test_published_files_are_no_published_runs(published):
-    assert runs.published_specs("cifar10h") == []
+    assert store.published_specs("cifar10h") == []
 
 
 def cut(path):
@@ -262,7 +267,7 @@ def test_the_command_says_what_a_grid_takes_and_trains_nothing(bhl):
     assert done.returncode == 0, done.stderr
     assert "main " in done.stdout
     assert "fashion_mnist_h is left out" in done.stdout
-    assert not (runs.build_folder() / "runs").exists()
+    assert not (paths.build_folder() / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -281,7 +286,7 @@ def test_options_that_do_not_fit_are_refused(bhl, options, message):
 
 @pytest.mark.slow
 def test_a_grid_is_trained_by_processes_stopped_at_a_limit_and_gone_on_with_by_the_same_command(bhl):
-    command = ["study", "--grid", "votes", "--profile", "smoke", *sets(**SMALL)]
+    command = ["study", "--grid", "votes", "--profile", "smoke", *set_options(**SMALL)]
     stopped = bhl(*command, "--full", "--publish", "--time-limit", "0s")
     assert stopped.returncode == 75, stopped.stderr
     assert "no part is whole yet" in stopped.stdout
@@ -297,8 +302,8 @@ def test_a_grid_is_trained_by_processes_stopped_at_a_limit_and_gone_on_with_by_t
 def test_real_votes_are_taken_from_those_of_each_image_and_images_that_have_fewer_are_counted():
     put("cifar10h")
     spec = replace(grids.parts("votes", small())["cifar10h"][0], votes_per_image=6)
-    data = material.images_of(spec)
-    run = study.execute(spec)
-    few = data.votes[material.split_of(spec, data).train].sum(axis=1) < 6
+    data = inputs.images_of(spec)
+    run = execute.execute(spec)
+    few = data.votes[inputs.split_of(spec, data).train].sum(axis=1) < 6
     assert 0 < run.manifest["training_images_short_of_votes"] == few.sum()
     assert np.array_equal(run.stored("test_votes"), data.votes[run.index])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, images, shapes
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.data import images, shapes
 
 
 def parts(n=1000, split=0):

@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from beyond_hard_labels import interactive, metrics, plots, report, runs, shapes, study
-from beyond_hard_labels.images import LabelledImages
-from conftest import ROOT, TINY, sets
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.book import maps, plots, report
+from beyond_hard_labels.data import shapes
+from beyond_hard_labels.data.images import LabelledImages
+from beyond_hard_labels.learn import metrics
+from beyond_hard_labels.runs import execute, fresh, store, study
+from conftest import ROOT, TINY, set_options
 
 ARMS = ("hard", "soft")
 
@@ -93,14 +97,14 @@ def photographs(n, size, channels, k=10):
 
 def test_three_thousand_images_fit_into_a_page():
     data, positions = synthetic(3000)
-    made = interactive.linked_maps(data, np.arange(3000), *arms_of(3000, 6), **positions)
+    made = maps.linked_maps(data, np.arange(3000), *arms_of(3000, 6), **positions)
     assert len(made.encode()) < 2_500_000
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "colour"])
 def test_images_that_pack_badly_are_made_smaller_until_they_fit(channels):
     data = photographs(2500, 48, channels)
-    made = interactive.linked_maps(data, np.arange(2500), *arms_of(2500, 10))
+    made = maps.linked_maps(data, np.arange(2500), *arms_of(2500, 10))
     assert content_of(made)["side"] < 48
     assert len(made.encode()) < 3_000_000
 
@@ -109,7 +113,7 @@ def test_every_point_is_in_the_page_with_its_distributions_and_its_places():
     data, positions = synthetic(200)
     index = np.arange(150, 30, -1)
     predicted, planes = arms_of(len(index), 6)
-    made = interactive.linked_maps(data, index, predicted, planes, **{k: v[index] for k, v in positions.items()})
+    made = maps.linked_maps(data, index, predicted, planes, **{k: v[index] for k, v in positions.items()})
     content = content_of(made)
     assert content["ids"] == [data.ids[i] for i in index]
     for name, rows in {"true": data.truth[index], **predicted}.items():
@@ -128,7 +132,7 @@ def test_every_point_is_in_the_page_with_its_distributions_and_its_places():
 
 def test_a_sheet_of_flat_images_is_exact_and_in_order():
     data, _ = synthetic(70, 24)
-    uri, side = interactive.image_sheet(data.images)
+    uri, side = maps.image_sheet(data.images)
     kind, content = uri.split(";base64,")
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
     assert (kind, side) == ("data:image/png", 24)
@@ -138,14 +142,14 @@ def test_a_sheet_of_flat_images_is_exact_and_in_order():
 
 
 def test_large_images_are_shown_smaller():
-    uri, side = interactive.image_sheet(shapes.synthetic(3, 224, 0).images)
+    uri, side = maps.image_sheet(shapes.synthetic(3, 224, 0).images)
     assert side == 64
     assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == (32 * 64, 64)
 
 
 def test_no_part_is_loaded_from_anywhere():
     data, positions = synthetic(20)
-    made = interactive.linked_maps(data, np.arange(20), *arms_of(20, 6), **positions)
+    made = maps.linked_maps(data, np.arange(20), *arms_of(20, 6), **positions)
     ours = re.sub(r"<script>.*?</script>", "", made, flags=re.S)
     assert not re.search(r"https?://|\b(?:src|href)=", ours)
     assert not re.search(r"<script[^>]+src|@import", made)
@@ -176,11 +180,11 @@ def test_the_circle_shows_each_hue_at_its_angle():
 def test_an_edited_script_or_style_counts_as_changed_code(tmp_path, monkeypatch, part):
     for kind in ("js", "css", "py"):
         shutil.copy(ROOT / "src" / "beyond_hard_labels" / f"interactive.{kind}", tmp_path)
-    monkeypatch.setattr(runs, "_module_path", lambda module: tmp_path / f"{module}.py")
-    before = runs.code_fingerprint.__wrapped__("interactive")
+    monkeypatch.setattr(fresh, "_module_path", lambda module: tmp_path / f"{module}.py")
+    before = fresh.code_fingerprint.__wrapped__("interactive")
     with (tmp_path / part).open("a") as file:
         file.write("\nx = 1\n")
-    assert runs.code_fingerprint.__wrapped__("interactive") != before
+    assert fresh.code_fingerprint.__wrapped__("interactive") != before
 
 
 def eventually(page, check):
@@ -198,7 +202,7 @@ class Maps:
     def __init__(self, tmp_path, data, index, positions):
         self.data, self.index, self.positions = data, index, positions
         self.predicted, self.planes = arms_of(len(index), len(data.class_names))
-        part = interactive.linked_maps(data, index, self.predicted, self.planes, **positions)
+        part = maps.linked_maps(data, index, self.predicted, self.planes, **positions)
         self.path = written(tmp_path / "maps.html", part)
 
     def ready(self, page):
@@ -243,41 +247,41 @@ class Maps:
 
 
 @pytest.fixture
-def maps(tmp_path):
+def linked(tmp_path):
     data, positions = synthetic(60)
     index = np.arange(5, 54)
     return Maps(tmp_path, data, index, {name: values[index] for name, values in positions.items()})
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_pointing_at_an_image_shows_it_and_lights_it_up_on_both_maps(visit, maps, arm):
-    page = maps.ready(visit(maps.path))
+def test_pointing_at_an_image_shows_it_and_lights_it_up_on_both_maps(visit, linked, arm):
+    page = linked.ready(visit(linked.path))
     for i in (3, 31, 48):
-        page.mouse.move(*maps.place(page, arm, i))
-        assert maps.shows(page, i)
-        assert maps.lights_up(page, i)
+        page.mouse.move(*linked.place(page, arm, i))
+        assert linked.shows(page, i)
+        assert linked.lights_up(page, i)
 
 
-def test_a_click_keeps_an_image_and_pointing_elsewhere_only_looks(visit, maps):
-    page = maps.ready(visit(maps.path))
-    page.mouse.click(*maps.place(page, "soft", 7))
-    page.mouse.move(*maps.place(page, "hard", 20))
-    assert maps.shows(page, 20)
+def test_a_click_keeps_an_image_and_pointing_elsewhere_only_looks(visit, linked):
+    page = linked.ready(visit(linked.path))
+    page.mouse.click(*linked.place(page, "soft", 7))
+    page.mouse.move(*linked.place(page, "hard", 20))
+    assert linked.shows(page, 20)
     page.mouse.move(2, 2)
-    assert maps.shows(page, 7)
+    assert linked.shows(page, 7)
 
 
-def test_the_panel_shows_the_pixels_of_the_image(visit, maps):
-    page = maps.ready(visit(maps.path))
-    page.mouse.click(*maps.place(page, "hard", 40))
+def test_the_panel_shows_the_pixels_of_the_image(visit, linked):
+    page = linked.ready(visit(linked.path))
+    page.mouse.click(*linked.place(page, "hard", 40))
     shown = np.asarray(Image.open(io.BytesIO(page.locator(".bhl-image").screenshot())).convert("RGB"))
-    assert np.array_equal(shown[2:128:4, 2:128:4], maps.data.images[maps.index[40]].transpose(1, 2, 0))
+    assert np.array_equal(shown[2:128:4, 2:128:4], linked.data.images[linked.index[40]].transpose(1, 2, 0))
 
 
-def test_the_keyboard_reaches_every_control_and_steps_around_the_hue(visit, maps):
-    page = maps.ready(visit(maps.path))
-    order = np.argsort(maps.positions["hue"], kind="stable")
-    assert maps.shows(page, order[0])
+def test_the_keyboard_reaches_every_control_and_steps_around_the_hue(visit, linked):
+    page = linked.ready(visit(linked.path))
+    order = np.argsort(linked.positions["hue"], kind="stable")
+    assert linked.shows(page, order[0])
     stops = []
     for _ in range(5):
         page.keyboard.press("Tab")
@@ -290,38 +294,38 @@ def test_the_keyboard_reaches_every_control_and_steps_around_the_hue(visit, maps
     slider = page.get_by_label("Step through the images")
     for key, expected in (("ArrowRight", order[1]), ("ArrowRight", order[2]), ("End", order[-1])):
         slider.press(key)
-        assert maps.shows(page, expected)
-    assert slider.get_attribute("aria-valuetext") == f"49 of 49, {maps.data.ids[maps.index[order[-1]]]}"
+        assert linked.shows(page, expected)
+    assert slider.get_attribute("aria-valuetext") == f"49 of 49, {linked.data.ids[linked.index[order[-1]]]}"
 
 
-def test_another_colour_is_another_order_and_each_map_shows_its_own_predictions(visit, maps):
-    page = maps.ready(visit(maps.path))
-    page.mouse.click(*maps.place(page, "hard", 11))
+def test_another_colour_is_another_order_and_each_map_shows_its_own_predictions(visit, linked):
+    page = linked.ready(visit(linked.path))
+    page.mouse.click(*linked.place(page, "hard", 11))
     page.get_by_label("Colour and order by").select_option("predicted class")
-    palette = 255 * plots.class_palette(maps.data.class_names)
+    palette = 255 * plots.class_palette(linked.data.class_names)
 
     def coloured_by_own_prediction():
         pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(float)
         for arm in ARMS:
-            places = [maps.place(page, arm, i) for i in range(len(maps.index))]
+            places = [linked.place(page, arm, i) for i in range(len(linked.index))]
             shown = np.stack([pixels[round(y), round(x)] for x, y in places])
             nearest = np.abs(shown[:, None] - palette).max(axis=2).argmin(axis=1)
-            if not np.array_equal(nearest, maps.predicted[arm].argmax(axis=1)):
+            if not np.array_equal(nearest, linked.predicted[arm].argmax(axis=1)):
                 return False
         return True
 
     assert eventually(page, coloured_by_own_prediction)
-    assert maps.shows(page, 11)
+    assert linked.shows(page, 11)
     page.get_by_label("Colour and order by").select_option("ambiguity")
     page.get_by_label("Step through the images").press("Home")
-    assert maps.shows(page, metrics.entropy(maps.data.truth[maps.index]).argmin())
+    assert linked.shows(page, metrics.entropy(linked.data.truth[linked.index]).argmin())
 
 
-def test_closer_brings_the_chosen_image_to_the_middle_of_both_maps_and_back(visit, maps):
-    page = maps.ready(visit(maps.path))
-    page.mouse.click(*maps.place(page, "hard", 30))
+def test_closer_brings_the_chosen_image_to_the_middle_of_both_maps_and_back(visit, linked):
+    page = linked.ready(visit(linked.path))
+    page.mouse.click(*linked.place(page, "hard", 30))
     page.mouse.move(2, 2)
-    assert maps.lights_up(page, 30)
+    assert linked.lights_up(page, 30)
 
     def ringed_in_the_middle():
         pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
@@ -336,25 +340,25 @@ def test_closer_brings_the_chosen_image_to_the_middle_of_both_maps_and_back(visi
     page.get_by_role("button", name="Closer").click()
     assert eventually(page, ringed_in_the_middle)
     page.get_by_role("button", name="Whole maps").click()
-    assert maps.lights_up(page, 30)
+    assert linked.lights_up(page, 30)
 
 
-def test_a_phone_stacks_the_maps_scrolls_only_down_and_takes_a_tap(visit, maps):
-    page = maps.ready(visit(maps.path, viewport={"width": 390, "height": 1400}, has_touch=True, is_mobile=True))
+def test_a_phone_stacks_the_maps_scrolls_only_down_and_takes_a_tap(visit, linked):
+    page = linked.ready(visit(linked.path, viewport={"width": 390, "height": 1400}, has_touch=True, is_mobile=True))
     first, second = (page.locator(".bhl-map").nth(i).bounding_box() for i in (0, 1))
     assert second["y"] >= first["y"] + first["height"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.touchscreen.tap(*maps.place(page, "soft", 25))
-    assert maps.shows(page, 25)
+    page.touchscreen.tap(*linked.place(page, "soft", 25))
+    assert linked.shows(page, 25)
 
 
 def test_a_set_without_hues_in_grey_is_explored_by_its_classes(visit, tmp_path):
-    maps = Maps(tmp_path, photographs(30, 80, 1), np.arange(30), {})
-    page = maps.ready(visit(maps.path))
+    linked = Maps(tmp_path, photographs(30, 80, 1), np.arange(30), {})
+    page = linked.ready(visit(linked.path))
     offered = page.get_by_label("Colour and order by").locator("option").all_inner_texts()
     assert offered == ["ambiguity", "true classes, mixed", "predicted class"]
-    page.mouse.move(*maps.place(page, "hard", 12))
-    assert maps.shows(page, 12)
+    page.mouse.move(*linked.place(page, "hard", 12))
+    assert linked.shows(page, 12)
     assert page.locator(".bhl-panel tbody th").first.inner_text() == "class <0>"
 
 
@@ -372,23 +376,23 @@ DARK = "html { color-scheme: dark; --pst-color-surface: #29313d; background: #12
 
 @pytest.mark.parametrize("style", ["", DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("kind", ["maps", "explorer"])
-def test_axe_finds_no_serious_fault(visit, maps, tmp_path, trained, kind, style):
-    path = maps.path if kind == "maps" else explore(tmp_path, trained, 2)[1]
+def test_axe_finds_no_serious_fault(visit, linked, tmp_path, trained, kind, style):
+    path = linked.path if kind == "maps" else explore(tmp_path, trained, 2)[1]
     path.write_text(path.read_text().replace("<style>", f"<style>{style}", 1))
     page = visit(path)
     page.locator(".bhl tbody td").first.wait_for()
     assert grave(page) == []
 
 
-def test_axe_would_find_a_nameless_control(visit, maps):
-    page = maps.ready(visit(maps.path))
+def test_axe_would_find_a_nameless_control(visit, linked):
+    page = linked.ready(visit(linked.path))
     page.evaluate("document.querySelector('[role=group] button').textContent = ''")
     assert [name for name, _ in grave(page)] == ["button-name"]
 
 
-def test_without_scripts_a_sentence_stands_in_for_what_cannot_work(visit, maps, tmp_path, trained):
+def test_without_scripts_a_sentence_stands_in_for_what_cannot_work(visit, linked, tmp_path, trained):
     _, knobs = explore(tmp_path, trained, 1)
-    for path, sentence in ((maps.path, "The linked maps need scripts"), (knobs, "The knobs need scripts")):
+    for path, sentence in ((linked.path, "The linked maps need scripts"), (knobs, "The knobs need scripts")):
         page = visit(path, java_script_enabled=False)
         assert page.locator("noscript p").is_visible()
         assert sentence in page.locator("noscript p").inner_text()
@@ -402,16 +406,16 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BHL_BUILD_DIR", str(folder))
         for spec in study.plan("smoke", **(TINY | {"splits": 3})).specs():
-            study.execute(spec)
+            execute.execute(spec)
     return folder / "runs"
 
 
 def explore(tmp_path, trained, splits):
     """The finished runs of a study, and the page to explore them."""
-    shutil.copytree(trained, runs.build_folder() / "runs")
+    shutil.copytree(trained, paths.build_folder() / "runs")
     small = study.plan("smoke", **(TINY | {"splits": splits}))
-    found = [runs.find(spec) for spec in small.specs()]
-    return found, written(tmp_path / "explorer.html", interactive.explorer(found, small.command))
+    found = [store.find(spec) for spec in small.specs()]
+    return found, written(tmp_path / "explorer.html", maps.explorer(found, small.command))
 
 
 @pytest.fixture(params=[1, 3], ids=["one split", "three splits"])
@@ -482,7 +486,7 @@ def test_the_table_of_the_last_epoch_is_what_the_knobs_show_first(visit, explore
 @pytest.mark.parametrize("epoch", [0, 3, -1])
 def test_an_epoch_that_was_not_trained_is_refused_before_anything_is_trained(bhl, epoch):
     arguments = ("run", "--dataset", "synthetic", "--labels", "soft", "--split", 0, "--epoch", epoch)
-    done = bhl(*arguments, "--profile", "smoke", *sets(**TINY))
+    done = bhl(*arguments, "--profile", "smoke", *set_options(**TINY))
     assert (done.returncode, done.stdout) == (2, "")
     assert f"--epoch is {epoch}, expected 1 to 2" in done.stderr
-    assert not (runs.build_folder() / "runs").exists()
+    assert not (paths.build_folder() / "runs").exists()

@@ -6,7 +6,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from beyond_hard_labels import InputError, models
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.learn import models
 
 
 def config(**changes):

@@ -6,7 +6,8 @@ import papermill
 import pytest
 import yaml
 
-from beyond_hard_labels import book, study
+from beyond_hard_labels.book import build
+from beyond_hard_labels.runs import study
 from conftest import ROOT, TINY
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -82,7 +83,7 @@ def test_the_table_of_contents_names_every_page_and_only_pages_that_exist():
     named = set(re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text()))
     there = {f"notebooks/{p.stem}" for p in NOTEBOOKS} | {f"book/{p.stem}" for p in (ROOT / "book").glob("*.md")}
     assert named == there
-    assert book.notebooks_in_order(ROOT) == [p.stem for p in NOTEBOOKS]
+    assert build.notebooks_in_order(ROOT) == [p.stem for p in NOTEBOOKS]
     assert yaml.safe_load((ROOT / "_config.yml").read_text())["execute"]["execute_notebooks"] == "off"
 
 
@@ -114,6 +115,6 @@ def test_plain_papermill_stops_at_bad_parameters(tmp_path, parameters, message):
 def test_every_notebook_runs_alone_under_plain_papermill_with_other_parameters(path, tmp_path):
     parameters = TINY | {"n_images": 300, "image_size": 24, "perplexity": 10.0, "tsne_iterations": 300}
     notebook = execute(path, tmp_path, **parameters)
-    assert book.unfinished(notebook) == []
+    assert build.unfinished(notebook) == []
     assert "application/vnd.jupyter.widget" not in nbformat.writes(notebook)
     assert "epoch/s" not in nbformat.writes(notebook)

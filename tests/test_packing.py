@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, files, packing, runs
-from beyond_hard_labels.study import ensure, plan
-from conftest import TINY, sets
+from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.runs import packing
+from beyond_hard_labels.runs import store as run_store
+from beyond_hard_labels.runs.ensure import ensure
+from beyond_hard_labels.runs.study import plan
+from conftest import TINY, set_options
 
 SMALL = 400_000  # bytes of a part, so that weights are cut into pieces
 
@@ -32,8 +36,8 @@ def study():
 @pytest.fixture
 def store(trained):
     """This test's own build folder, with both runs in it."""
-    shutil.copytree(trained / "runs", runs.build_folder() / "runs")
-    return runs.build_folder() / "runs"
+    shutil.copytree(trained / "runs", paths.build_folder() / "runs")
+    return paths.build_folder() / "runs"
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_what_was_packed_is_unpacked_bit_by_bit_and_counts_as_trained(parts, sto
     said = packing.unpack(parts[::-1])
     assert content(store) == before
     assert set(said.values()) == {"put into the store"}
-    assert all(runs.find(spec) for spec in study().specs())
+    assert all(run_store.find(spec) for spec in study().specs())
     assert list(store.parent.rglob(".*")) == []
 
 
@@ -78,13 +82,13 @@ def test_weights_for_which_there_is_no_room_are_named_and_the_run_is_there_witho
     assert packed.left_out == [f"runs/{key}/weights.safetensors" for key in keys]
     shutil.rmtree(store)
     assert set(packing.unpack(packed.parts).values()) == {"put into the store without weights.safetensors"}
-    run = runs.find(study().specs()[0])
+    run = run_store.find(study().specs()[0])
     assert "weights.safetensors" not in run.files
     assert run.features.shape == (20, 96)
     again = packing.pack(study().specs(), tmp_path / "again")  # and so it travels on
     shutil.rmtree(store)
     packing.unpack(again.parts)
-    assert runs.find(study().specs()[0]).files == run.files
+    assert run_store.find(study().specs()[0]).files == run.files
 
 
 def test_a_run_that_came_without_weights_gets_them_from_a_pack_that_has_them(parts, store, tmp_path, monkeypatch):
@@ -94,7 +98,7 @@ def test_a_run_that_came_without_weights_gets_them_from_a_pack_that_has_them(par
     packing.unpack(less.parts)
     monkeypatch.setattr(packing, "PART_BYTES", SMALL)
     packing.unpack(parts)
-    assert "weights.safetensors" in runs.find(study().specs()[0]).files
+    assert "weights.safetensors" in run_store.find(study().specs()[0]).files
     assert set(packing.unpack(less.parts).values()) == {"here already"}
 
 
@@ -240,7 +244,7 @@ def test_nothing_finished_makes_no_pack(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_is_packed_by_the_command_and_found_again_by_it_elsewhere(bhl, tmp_path):
-    options = ["study", "--profile", "smoke", *sets(**(TINY | {"epochs": 1}))]
+    options = ["study", "--profile", "smoke", *set_options(**(TINY | {"epochs": 1}))]
     first = bhl(*options, "--pack", "carried", BHL_BUILD_DIR=str(tmp_path / "there"))
     assert first.returncode == 0, first.stderr
     assert "packed 2 run(s) and 0 checkpoint(s)" in first.stdout
@@ -254,7 +258,7 @@ def test_a_study_is_packed_by_the_command_and_found_again_by_it_elsewhere(bhl, t
 
 def test_at_the_time_limit_what_is_finished_is_packed_and_the_exit_code_stays(bhl, store, tmp_path):
     shutil.rmtree(store / study().specs()[1].key)
-    options = ["--profile", "smoke", *sets(**(TINY | {"epochs": 1}))]
+    options = ["--profile", "smoke", *set_options(**(TINY | {"epochs": 1}))]
     stopped = bhl("study", *options, "--time-limit", "0s", "--pack", "carried.zip")
     assert stopped.returncode == 75, stopped.stderr
     assert "packed 1 run(s)" in stopped.stdout

@@ -7,7 +7,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from beyond_hard_labels.runs import code_without_comments
+from beyond_hard_labels.runs.fresh import code_without_comments
 from conftest import ROOT
 
 CHAIN = ("sphinx", "docutils", "myst-nb", "myst-parser", "sphinx-book-theme", "pydata-sphinx-theme")

@@ -7,20 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from beyond_hard_labels import InputError, files, published, report, run_pages, runs, status, study, verify
+from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import pages, report, status, verify
+from beyond_hard_labels.runs import fresh, maps, publish, store, study
 from conftest import ROOT, TINY, remade
-from test_real_votes import SMALL, here, one, publish, put, sections_train_here, take_away  # noqa: F401
+from test_real_votes import SMALL, here, one, publishing, put, sections_train_here, take_away  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("sections_train_here")
 
 
 @pytest.fixture
-def drawn(publish):  # noqa: F811
+def drawn(publishing):
     """A published study on the synthetic set, and its runs as they were before."""
     made = study.plan("smoke", **TINY)
     before = here(made)
     kept = [(run.scores(), run.predicted) for run in before]
-    publish(made)
+    publishing(made)
     return made, kept
 
 
@@ -32,64 +35,64 @@ def arrays(run):
 def test_a_published_run_prints_what_the_local_one_did(drawn):
     made, before = drawn
     for spec, (scores, predicted) in zip(made.specs(), before, strict=True):
-        run = runs.published(spec)
-        assert published.as_printed(run.scores()) == published.as_printed(scores)
+        run = store.published(spec)
+        assert publish.as_printed(run.scores()) == publish.as_printed(scores)
         stored = json.loads((run.folder / "scores.json").read_text())
-        assert published.as_printed(stored) == published.as_printed(scores)
+        assert publish.as_printed(stored) == publish.as_printed(scores)
         np.testing.assert_allclose(run.predicted, predicted, atol=2e-3)
 
 
 def test_a_published_run_has_neither_weights_nor_features_and_a_map_in_split_0_only(drawn):
     made, _ = drawn
     for spec in made.specs():
-        names = {path.name for path in runs.published(spec).folder.iterdir()}
-        assert names - {"map.npz"} == {*runs.PUBLISHED_FILES, "manifest.json"}
+        names = {path.name for path in store.published(spec).folder.iterdir()}
+        assert names - {"map.npz"} == {*store.PUBLISHED_FILES, "manifest.json"}
         assert ("map.npz" in names) == (spec.split == 0)
-    plane, settings = runs.published(made.specs()[0]).published_map()
-    assert plane.shape == (len(runs.published(made.specs()[0]).index), 2)
+    plane, settings = store.published(made.specs()[0]).published_map()
+    assert plane.shape == (len(store.published(made.specs()[0]).index), 2)
     assert settings["iterations"] == made.tsne_iterations
 
 
-def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publish, one):  # noqa: F811
+def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publishing, one):
     local = here(one)
     before = {run.spec.key: run.scores() for run in local}
-    publish(one)
+    publishing(one)
     take_away("set")
     for spec in one.specs():
-        run = runs.published(spec)
+        run = store.published(spec)
         assert set(arrays(run)) == {"test_index", "test_logits", "validation_index", "validation_logits"}
         assert run.truth is None
-        assert published.as_printed(run.scores()) == published.as_printed(before[spec.key])
-    table = report.arm_table([runs.published(spec) for spec in one.specs()])
+        assert publish.as_printed(run.scores()) == publish.as_printed(before[spec.key])
+    table = report.arm_table([store.published(spec) for spec in one.specs()])
     assert re.fullmatch(r"\d\.\d{4}", table["floor, analytic"][0])
 
 
 def test_a_published_run_without_a_map_is_named(drawn):
     made, _ = drawn
-    run = runs.published(made.specs()[0])
+    run = store.published(made.specs()[0])
     (run.folder / "map.npz").unlink()
     with pytest.raises(InputError, match=rf"{run.spec.key} has no map, expected map\.npz"):
-        study.map_of(made, run)
+        maps.map_of(made, run)
     with pytest.raises(files.Damaged, match=rf"{run.spec.key} is not whole, map\.npz not found"):
-        runs.load(run.folder)
+        store.load(run.folder)
 
 
 def test_of_a_published_run_the_map_is_measured_and_its_features_are_said_not_to_be_there(drawn):
     made, _ = drawn
-    table = report.map_quality(made, [runs.published(spec) for spec in made.specs()])
+    table = report.map_quality(made, [store.published(spec) for spec in made.specs()])
     assert set(table["trustworthiness"]) == {"features not published"}
     assert table["neighbour agreement, map"].astype(float).between(0, 1).all()
 
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, np.float16), (30.1, np.float32)])
-def test_logits_are_rounded_only_where_no_printed_score_shows_it(publish, scale, kept):  # noqa: F811
+def test_logits_are_rounded_only_where_no_printed_score_shows_it(publishing, scale, kept):
     run = here(study.plan("smoke", **TINY))[0]
     content = arrays(run)
     for name in ("test_logits", "validation_logits"):
         content[name] = np.float32(scale) * np.round(content[name], 1).astype(np.float16).astype(np.float32)
     np.savez_compressed(run.folder / "predictions.npz", **content)
     remade(run.folder)
-    again = published.publish_run(runs.load(run.folder), None, {})
+    again = publish.publish_run(store.load(run.folder), None, {})
     assert {arrays(again)[name].dtype for name in ("test_logits", "validation_logits")} == {np.dtype(kept)}
 
 
@@ -103,7 +106,7 @@ def change_a_logit(run):
 def test_a_changed_published_run_is_found(drawn, sealed):
     made, _ = drawn
     assert verify.published_faults() == (len(made.specs()), 0, [])
-    run = runs.published(made.specs()[0])
+    run = store.published(made.specs()[0])
     change_a_logit(run)
     if sealed:
         remade(run.folder)
@@ -112,10 +115,10 @@ def test_a_changed_published_run_is_found(drawn, sealed):
     assert ("its predictions give" if sealed else "predictions.npz not as it was stored") in fault
 
 
-def test_scores_without_truth_are_computed_again_where_the_set_is_here(publish, one):  # noqa: F811
-    publish(one)
+def test_scores_without_truth_are_computed_again_where_the_set_is_here(publishing, one):
+    publishing(one)
     assert verify.published_faults() == (2, 0, [])
-    run = runs.published(one.specs()[0])
+    run = store.published(one.specs()[0])
     change_a_logit(run)
     remade(run.folder)
     *_, (fault,) = verify.published_faults()
@@ -129,39 +132,39 @@ def test_a_published_run_is_fresh_until_code_that_made_it_changes(drawn, monkeyp
         return {item.state for item in status.items() if item.kind == "published run"}
 
     assert states() == {"fresh"}
-    monkeypatch.setattr(runs, "versions", lambda *packages: dict.fromkeys(packages, "0.1"))
+    monkeypatch.setattr(fresh, "versions", lambda *packages: dict.fromkeys(packages, "0.1"))
     assert states() == {"fresh"}  # a number is no less true with a newer torch
-    monkeypatch.setattr(runs, "code_fingerprints", lambda *modules: dict.fromkeys(modules, "another"))
+    monkeypatch.setattr(fresh, "code_fingerprints", lambda *modules: dict.fromkeys(modules, "another"))
     assert states() == {"stale"}
 
 
-def test_every_study_to_publish_is_shown_or_named_with_its_command(publish, bhl):  # noqa: F811
-    found = published.entries()
+def test_every_study_to_publish_is_shown_or_named_with_its_command(publishing, bhl):
+    found = publish.entries()
     assert [entry.runs for entry in found] == [[]] * len(found)
     for entry in found:
-        assert entry.command in published.open_rows(found)
-    assert published.badges(found) == "No study is published yet."
+        assert entry.command in publish.open_rows(found)
+    assert publish.badges(found) == "No study is published yet."
 
 
-def test_a_published_study_has_a_row_below_the_papers_and_a_badge(publish, monkeypatch):  # noqa: F811
+def test_a_published_study_has_a_row_below_the_papers_and_a_badge(publishing, monkeypatch):
     asked = {"profile": "smoke", **TINY}
-    monkeypatch.setattr(published, "read_profile", lambda name: {"tiny": asked, "other": {**asked, "epochs": 3}})
-    made = publish(study.plan(**asked))
-    found = published.entries()
-    table = published.table(found)
+    monkeypatch.setattr(publish, "read_profile", lambda name: {"tiny": asked, "other": {**asked, "epochs": 3}})
+    made = publishing(study.plan(**asked))
+    found = publish.entries()
+    table = publish.table(found)
     assert table["source"].map(report.plain).tolist() == ["paper, Table 1", "tiny"]
-    scores = report.scores([runs.published(spec) for spec in made.specs()]).groupby("labels")["kl"]
+    scores = report.scores([store.published(spec) for spec in made.specs()]).groupby("labels")["kl"]
     expected = report.plus_minus(scores.mean()["soft"], scores.std()["soft"])
     assert table["soft: KL ↓"].tolist() == ["0.0394 ± 0.0009", expected]
-    assert "published runs, trained on" in published.badges(found)
-    assert "`bhl study --profile smoke" in published.open_rows(found)
-    assert "tiny" not in published.open_rows(found)
+    assert "published runs, trained on" in publish.badges(found)
+    assert "`bhl study --profile smoke" in publish.open_rows(found)
+    assert "tiny" not in publish.open_rows(found)
 
 
 def test_a_class_is_a_colour_and_a_shape_and_each_is_counted(drawn):
     made, _ = drawn
-    found = [published.Entry("tiny", "", made, [runs.published(spec) for spec in made.specs()])]
-    (row,) = published.attributes(found).to_dict("records")
+    found = [publish.Entry("tiny", "", made, [store.published(spec) for spec in made.specs()])]
+    (row,) = publish.attributes(found).to_dict("records")
     for run in found[0].runs:
         true, said = ([run.manifest["classes"][k] for k in rows.argmax(axis=1)] for rows in (run.truth, run.predicted))
         for place, name in enumerate(("colour", "shape")):
@@ -171,15 +174,15 @@ def test_a_class_is_a_colour_and_a_shape_and_each_is_counted(drawn):
 
 def test_of_the_papers_size_the_front_page_says_how_many_numbers_are_near_the_papers(drawn, monkeypatch):
     made, _ = drawn
-    of_project = [runs.published(spec) for spec in made.specs()]
-    found = [published.Entry("tiny", "", replace(made, profile="paper"), of_project)]
-    assert "no run at its size" in published.at_full_size([found[0]._replace(runs=[])])
+    of_project = [store.published(spec) for spec in made.specs()]
+    found = [publish.Entry("tiny", "", replace(made, profile="paper"), of_project)]
+    assert "no run at its size" in publish.at_full_size([found[0]._replace(runs=[])])
     measured = {(run.spec.labels, name): run.metrics[name] for run in of_project for name in ("macro_accuracy", "kl")}
     kl = measured["soft", "kl"]
     for far in (0.19, 0.21):  # with a deviation of 0.1
         paper = {name: (value, 0.0) for name, value in measured.items()} | {("soft", "kl"): (kl + far, 0.1)}
         monkeypatch.setitem(report.PAPER, "synthetic", paper)
-        said = published.at_full_size(found)
+        said = publish.at_full_size(found)
         assert f"{4 if far < 0.2 else 3} of the four within two" in said
         assert f"/ {kl:.3f} (soft)" in said
 
@@ -188,8 +191,8 @@ def test_pages_of_published_runs_stand_beside_those_of_local_ones_and_follow_fro
     drawn, tmp_path
 ):
     made, _ = drawn
-    groups = [(made, here(made)), (made, [runs.published(spec) for spec in made.specs()])]
-    _, records = run_pages.write(tmp_path / "runs", groups)
+    groups = [(made, here(made)), (made, [store.published(spec) for spec in made.specs()])]
+    _, records = pages.write(tmp_path / "runs", groups)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "printed.json").write_text(json.dumps(records))
     keys = [spec.key for spec in made.specs()]
@@ -207,26 +210,26 @@ def test_pages_of_published_runs_stand_beside_those_of_local_ones_and_follow_fro
     assert all(report.label(groups[1][1]) in fault or f"published-{keys[0]}" in fault for fault in faults)
 
 
-def test_what_is_here_is_published_again_and_what_is_not_is_refused(publish, one, bhl):  # noqa: F811
-    publish(one)
+def test_what_is_here_is_published_again_and_what_is_not_is_refused(publishing, one, bhl):
+    publishing(one)
     here(one)
-    publish(one)
+    publishing(one)
     take_away("set")
-    with pytest.raises(InputError, match="published already; nothing to publish"):
-        published.publish(one)
+    with pytest.raises(InputError, match="published already; nothing to publishing"):
+        publish.publish(one)
 
 
 # What the project itself publishes
 
 
 def test_everything_in_results_follows_from_itself():
-    assert runs.published_folder() == ROOT / "results"
+    assert paths.published_folder() == ROOT / "results"
     *_, faults = verify.published_faults()
     assert faults == []
 
 
 def test_the_readme_has_the_rows_of_the_published_studies():
     text = (ROOT / "README.md").read_text()
-    for row in published.table([entry for entry in published.entries() if entry.runs]).itertuples(index=False):
+    for row in publish.table([entry for entry in publish.entries() if entry.runs]).itertuples(index=False):
         for value in row[2:]:
             assert value in text.replace("**", ""), (row.source, value)

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beyond_hard_labels import InputError, material, real_data, report, runs, study, votes
-from conftest import TINY, sets
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import notebook, report
+from beyond_hard_labels.data import own, sets, votes
+from beyond_hard_labels.runs import ensure, execute, inputs, store, study
+from conftest import TINY, set_options
 
 CLASSES = ("cat", "dog", "owl")
 SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")}
@@ -55,7 +59,7 @@ def pictures():
 
 
 def make(files, table="votes.csv", size=20, name="mine"):
-    return real_data.import_votes(name, files / table, files / "images", size)
+    return own.import_votes(name, files / table, files / "images", size)
 
 
 def edit(path, old, new):
@@ -73,7 +77,7 @@ def put(name="set", folder=None, **changes):
         "labels": np.zeros(6 if changes.get("images") is None else len(changes["images"]), int),
     }
     arrays = {part: array for part, array in (arrays | changes).items() if array is not None}
-    path = (folder or real_data.folders()[1]) / f"{name}.npz"
+    path = (folder or sets.folders()[1]) / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
     return path
@@ -85,7 +89,7 @@ def put(name="set", folder=None, **changes):
 @pytest.mark.parametrize("table", ["votes.csv", "counts.csv"])
 def test_both_forms_of_the_table_give_the_votes_and_the_pixels_that_went_in(files, counts, table):
     make(files, table)
-    data = real_data.read("mine")
+    data = sets.read("mine")
     assert np.array_equal(data.votes, counts)
     assert np.array_equal(data.images, pictures().transpose(0, 3, 1, 2))
     assert np.array_equal(data.truth, counts / counts.sum(axis=1, keepdims=True))
@@ -100,7 +104,7 @@ def test_both_forms_and_any_order_of_rows_give_the_same_file(files):
             header, *rows = (files / table).read_text().splitlines()
             (files / table).write_text("\n".join([header, *(rows[::-1] if reverse else rows)]))
             make(files, table)
-            prints.append(real_data.fingerprint("mine"))
+            prints.append(sets.fingerprint("mine"))
     assert len(set(prints)) == 1
 
 
@@ -115,14 +119,14 @@ def test_the_classes_of_single_votes_have_a_stated_order(files, labels, order):
         text = text.replace(old, new)
     (files / "votes.csv").write_text(text)
     make(files)
-    assert real_data.read("mine").class_names == order
+    assert sets.read("mine").class_names == order
 
 
 def test_a_table_from_a_spreadsheet_is_read_with_its_mark_spaces_and_empty_lines(files, counts):
     text = (files / "counts.csv").read_text().replace(",", " , ").replace("\n", "\r\n") + "\r\n,,,\r\n"
     (files / "counts.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     make(files, "counts.csv")
-    assert np.array_equal(real_data.read("mine").votes, counts)
+    assert np.array_equal(sets.read("mine").votes, counts)
 
 
 def test_a_set_is_grey_if_all_files_are_and_in_colour_if_one_is_not(files):
@@ -131,7 +135,7 @@ def test_a_set_is_grey_if_all_files_are_and_in_colour_if_one_is_not(files):
     make(files, name="grey")
     Image.new("RGB", (20, 20), (255, 0, 0)).save(files / "images" / "00.png")
     make(files, name="mixed")
-    grey, mixed = real_data.read("grey"), real_data.read("mixed")
+    grey, mixed = sets.read("grey"), sets.read("mixed")
     assert (grey.images.shape[1], mixed.images.shape[1]) == (1, 3)
     assert np.array_equal(mixed.images[1:], np.repeat(grey.images[1:], 3, axis=1))
     assert mixed.images[0, :, 0, 0].tolist() == [255, 0, 0]
@@ -147,7 +151,7 @@ def test_whatever_pillow_opens_becomes_grey_or_colour(tmp_path, mode, suffix, ch
         Image.fromarray(pictures()[i]).convert(mode).save(tmp_path / "images" / f"{i}.{suffix}")
     write_csv(tmp_path / "counts.csv", [("image", "a", "b"), *((f"{i}.{suffix}", 1, i) for i in range(5))])
     make(tmp_path, "counts.csv")
-    assert real_data.read("mine").images.shape == (5, channels, 20, 20)
+    assert sets.read("mine").images.shape == (5, channels, 20, 20)
 
 
 def test_an_image_is_squeezed_into_the_square_and_not_cropped(files):
@@ -155,7 +159,7 @@ def test_an_image_is_squeezed_into_the_square_and_not_cropped(files):
     wide[:, 40:] = 200
     Image.fromarray(wide).save(files / "images" / "00.png")
     make(files, size=16)
-    squeezed = real_data.read("mine").images[0]
+    squeezed = sets.read("mine").images[0]
     assert (squeezed[:, :, :6] == 0).all()
     assert (squeezed[:, :, 10:] == 200).all()
 
@@ -167,7 +171,7 @@ def test_an_image_is_turned_as_its_camera_says(files):
     picture.save(files / "images" / "00.png", exif=exif)
     make(files)
     turned = np.rot90(pictures()[0], k=-1)
-    assert np.array_equal(real_data.read("mine").images[0], turned.transpose(2, 0, 1))
+    assert np.array_equal(sets.read("mine").images[0], turned.transpose(2, 0, 1))
 
 
 FAULTS = {
@@ -261,7 +265,7 @@ def test_a_fault_is_named_with_its_place_and_nothing_is_left_behind(files, spoil
     with pytest.raises(InputError) as raised:
         make(files, "counts.csv")
     assert message in str(raised.value)
-    assert [path.name for path in (runs.build_folder() / "sets").iterdir()] == ["before.npz"]
+    assert [path.name for path in (paths.build_folder() / "sets").iterdir()] == ["before.npz"]
 
 
 def test_an_empty_label_is_named(files):
@@ -289,7 +293,7 @@ def test_files_that_are_no_images_are_passed_over(files):
     (files / "images" / "notes.txt").write_text("taken on a Monday")
     (files / "images" / "._00.png").write_text("what a system leaves behind")
     make(files)
-    assert len(real_data.read("mine").ids) == 10
+    assert len(sets.read("mine").ids) == 10
 
 
 @pytest.mark.parametrize("name", ["synthetic", "../out", "a/b", "", ".hidden"])
@@ -313,13 +317,13 @@ def test_too_few_images_for_a_split_are_refused(files):
 
 def test_a_set_that_cannot_be_written_leaves_the_one_before(files, monkeypatch):
     make(files)
-    before = real_data.fingerprint("mine")
+    before = sets.fingerprint("mine")
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez_compressed", lambda file, **arrays: file.write(b"half") / 0)
         with pytest.raises(ZeroDivisionError):
             make(files, size=30)
-    assert [path.name for path in (runs.build_folder() / "sets").iterdir()] == ["mine.npz"]
-    assert real_data.fingerprint("mine") == before
+    assert [path.name for path in (paths.build_folder() / "sets").iterdir()] == ["mine.npz"]
+    assert sets.fingerprint("mine") == before
 
 
 # Files of sets
@@ -327,10 +331,10 @@ def test_a_set_that_cannot_be_written_leaves_the_one_before(files, monkeypatch):
 
 def test_a_set_is_looked_up_among_the_users_own_first_then_in_the_cache():
     put(class_names=np.array(["cache", "b"]))
-    assert real_data.read("set").class_names == ("cache", "b")
-    put(class_names=np.array(["own", "b"]), folder=runs.build_folder() / "sets")
-    assert real_data.read("set").class_names == ("own", "b")
-    assert real_data.names() == ["synthetic", "set"]
+    assert sets.read("set").class_names == ("cache", "b")
+    put(class_names=np.array(["own", "b"]), folder=paths.build_folder() / "sets")
+    assert sets.read("set").class_names == ("own", "b")
+    assert sets.names() == ["synthetic", "set"]
 
 
 def test_a_cache_that_cannot_be_written_to_will_do():
@@ -338,8 +342,8 @@ def test_a_cache_that_cannot_be_written_to_will_do():
     path.chmod(stat.S_IRUSR)
     path.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
     before = sorted(path.parent.iterdir())
-    assert len(real_data.read("set").ids) == 6
-    assert len(real_data.fingerprint("set")) == 64
+    assert len(sets.read("set").ids) == 6
+    assert len(sets.fingerprint("set")) == 64
     assert sorted(path.parent.iterdir()) == before
 
 
@@ -348,17 +352,17 @@ def test_without_a_cache_of_its_own_the_platforms_is_taken(monkeypatch, tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     put()
-    assert (tmp_path / "home") in real_data.locate("set").parents
+    assert (tmp_path / "home") in sets.locate("set").parents
 
 
 def test_a_published_file_is_read_as_the_contract_says():
     colour = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
     put(images=colour)
-    data = real_data.read("set")
+    data = sets.read("set")
     assert np.array_equal(data.images, colour.transpose(0, 3, 1, 2))
     assert data.truth[0].tolist() == [0.75, 0.25]
     assert data.ids == tuple(f"set-0000{i}" for i in range(6))
-    assert real_data.read("set", 2).ids == data.ids[:2]
+    assert sets.read("set", 2).ids == data.ids[:2]
 
 
 def test_what_a_file_holds_beyond_votes_is_read_row_by_row():
@@ -366,7 +370,7 @@ def test_what_a_file_holds_beyond_votes_is_read_row_by_row():
     fold, labels = np.array([1, 2, 3, 4, 5, 1]), np.array([0, 1, 0, 1, 0, 1])
     put(ratings=ratings, fold=fold, labels=labels)
     for n in (None, 3):
-        data = real_data.read("set", n)
+        data = sets.read("set", n)
         assert np.array_equal(data.ratings, ratings[:n])
         assert data.ratings.dtype == np.int8
         assert np.array_equal(data.fold, fold[:n])
@@ -376,15 +380,15 @@ def test_what_a_file_holds_beyond_votes_is_read_row_by_row():
 
 def test_a_file_of_votes_alone_has_neither_ratings_nor_folds_nor_official_labels():
     put(labels=None)
-    data = real_data.read("set", 3)
+    data = sets.read("set", 3)
     assert (data.ratings, data.fold, data.official) == (None, None, None)
 
 
 def test_a_file_that_changed_is_read_again():
     put()
-    assert len(real_data.read("set").ids) == 6
+    assert len(sets.read("set").ids) == 6
     put(images=np.zeros((7, 16, 16), np.uint8), counts=np.array([[1, 1]] * 7))
-    assert len(real_data.read("set").ids) == 7
+    assert len(sets.read("set").ids) == 7
 
 
 class Evil:
@@ -443,7 +447,7 @@ BROKEN = {
 def test_a_file_that_is_no_set_is_named_with_what_was_expected(changes, message):
     path = put(**changes)
     with pytest.raises(InputError, match=message) as raised:
-        real_data.read("set")
+        sets.read("set")
     assert str(raised.value).startswith(str(path))
     assert not Path(os.environ["BHL_BUILD_DIR"] + "-evil").exists()
 
@@ -454,7 +458,7 @@ def test_a_file_cut_short_at_any_place_is_named():
     for cut in range(0, len(whole), 97):
         path.write_bytes(whole[:cut])
         with pytest.raises(InputError, match=f"{path} is not a set of images"):
-            real_data.read("set")
+            sets.read("set")
 
 
 def test_a_file_with_a_changed_byte_of_content_is_named():
@@ -463,7 +467,7 @@ def test_a_file_with_a_changed_byte_of_content_is_named():
     whole[700] ^= 255
     path.write_bytes(whole)
     with pytest.raises(InputError, match="is not a set of images: Bad CRC-32"):
-        real_data.read("set")
+        sets.read("set")
 
 
 @pytest.mark.parametrize("kind", ["text", "npy", "pickle"])
@@ -477,7 +481,7 @@ def test_a_foreign_file_is_named_and_not_unpickled(kind):
     else:
         path.write_bytes(b"image,label\n" if kind == "text" else pickle.dumps(Evil()))
     with pytest.raises(InputError, match=f"{path} is not a set of images: it is not a zip archive"):
-        real_data.read("set")
+        sets.read("set")
     assert not Path(os.environ["BHL_BUILD_DIR"] + "-evil").exists()
 
 
@@ -493,7 +497,7 @@ def test_an_unknown_set_is_refused_with_what_is_here():
 @pytest.mark.parametrize("name", ["../set", "sub/set", "*", ""])
 def test_a_name_that_is_a_path_or_a_pattern_finds_nothing(name):
     put()
-    put(folder=real_data.folders()[1] / "sub")
+    put(folder=sets.folders()[1] / "sub")
     with pytest.raises(InputError, match="'dataset' is"):
         study.plan("smoke", dataset=name)
 
@@ -503,7 +507,7 @@ def test_the_file_decides_number_and_size_and_fewer_images_may_be_asked_for():
     spec = study.plan("smoke", dataset="set").spec("soft", 0)
     assert (spec.n_images, spec.image_size, spec.data_seed) == (6, 16, 0)
     fewer = study.plan("smoke", dataset="set", n_images=5).spec("soft", 0)
-    assert material.images_of(fewer).ids == material.images_of(spec).ids[:5]
+    assert inputs.images_of(fewer).ids == inputs.images_of(spec).ids[:5]
     assert fewer.key != spec.key
 
 
@@ -531,19 +535,19 @@ def test_a_changed_file_makes_its_runs_stale_and_no_others():
     specs = [study.plan("smoke", dataset=name, **SMALL).spec("soft", 0) for name in ("set", "other")]
     specs.append(study.plan("smoke", **TINY).spec("soft", 0))
     for spec in specs:
-        study.execute(spec)
-    assert all(map(runs.find, specs))
+        execute.execute(spec)
+    assert all(map(store.find, specs))
     put("set", counts=np.array([[1, 3]] * 6))
-    assert [runs.find(spec) is not None for spec in specs] == [False, True, True]
-    assert study.find_or_train(specs[0])[0].truth[0].tolist() == [0.25, 0.75]
+    assert [store.find(spec) is not None for spec in specs] == [False, True, True]
+    assert ensure.find_or_train(specs[0])[0].truth[0].tolist() == [0.25, 0.75]
 
 
 def test_the_same_file_under_a_newer_date_keeps_its_runs():
     path = put()
     spec = study.plan("smoke", dataset="set", **SMALL).spec("soft", 0)
-    study.execute(spec)
+    execute.execute(spec)
     os.utime(path, (0, 0))
-    assert runs.find(spec) is not None
+    assert store.find(spec) is not None
 
 
 @pytest.mark.parametrize(("channels", "colour"), [*itertools.product((1, 3), (False, True))], ids=str)
@@ -552,7 +556,7 @@ def test_grey_and_colour_sets_train_on_both_kinds_of_label(channels, colour):
     images = rng.integers(0, 256, (40, 28, 28, 3)[: 3 + channels // 3], np.uint8)
     put(images=images, counts=rng.multinomial(9, [0.5, 0.5], 40))
     made = study.plan("smoke", dataset="set", augment_colour=colour, augment_zoom=True, **SMALL)
-    for run in (study.find_or_train(spec)[0] for spec in made.specs()):
+    for run in (ensure.find_or_train(spec)[0] for spec in made.specs()):
         assert run.predicted.shape == (8, 2)
         assert np.isfinite(run.predicted).all()
         assert run.predicted.std() > 0
@@ -563,21 +567,21 @@ def test_votes_that_are_unanimous_train_both_arms_to_equal_bits():
         images=np.random.default_rng(0).integers(0, 256, (20, 16, 16), np.uint8),
         counts=np.eye(2, dtype=int)[[0, 1] * 10],
     )
-    hard, soft = (study.find_or_train(spec)[0] for spec in study.plan("smoke", dataset="set", **SMALL).specs())
+    hard, soft = (ensure.find_or_train(spec)[0] for spec in study.plan("smoke", dataset="set", **SMALL).specs())
     assert np.array_equal(hard.predicted, soft.predicted)
 
 
 def test_ties_of_real_votes_are_counted_in_the_manifest():
     put(counts=np.array([[2, 2]] * 6))
-    run, _ = study.find_or_train(study.plan("smoke", dataset="set", **SMALL).spec("hard", 0))
+    run, _ = ensure.find_or_train(study.plan("smoke", dataset="set", **SMALL).spec("hard", 0))
     assert run.manifest["tied_training_images"] == 4
 
 
 def test_a_description_says_what_the_votes_are():
     put(counts=np.array([[2, 2], [3, 0], [0, 5], [1, 2], [2, 2], [4, 0]]))
-    found = report.describe(real_data.read("set"))
+    found = report.describe(sets.read("set"))
     assert (found["votes_least"], found["votes_most"], found["tied"], found["unanimous"]) == (3, 5, 2, 0.5)
-    table = report.description(real_data.read("set")).set_index("what")["value"]
+    table = report.description(sets.read("set")).set_index("what")["value"]
     assert table["images"] == "6, grey, 16 × 16 pixels"
     assert table["images with a tied majority"] == "2 of 6"
 
@@ -590,9 +594,9 @@ def test_the_command_makes_describes_and_trains_a_set(bhl, files):
     done = bhl("data", "import", "mine", "--votes", files / "votes.csv", "--images", files / "images")
     assert done.stdout.startswith("10 images, ")
     assert json.loads(bhl("data", "describe", "mine", "--json").stdout)["shape"] == [3, 32, 32]
-    shown = bhl("run", "--dataset", "mine", "--labels", "soft", "--split", 0, "--json", *sets(epochs=1))
+    shown = bhl("run", "--dataset", "mine", "--labels", "soft", "--split", 0, "--json", *set_options(epochs=1))
     assert json.loads(shown.stdout)["trained"], shown.stderr
-    studied = bhl("study", "--profile", "smoke", *sets(dataset="mine", **SMALL))
+    studied = bhl("study", "--profile", "smoke", *set_options(dataset="mine", **SMALL))
     assert len(studied.stdout.splitlines()) == 3, studied.stderr
 
 
@@ -624,11 +628,11 @@ def test_what_is_about_the_synthetic_set_refuses_others(bhl, arguments, message)
 def test_a_chapter_refuses_another_set_and_takes_its_own_names():
     put()
     with pytest.raises(InputError, match="expected synthetic in the book"):
-        study.from_notebook({"profile": "smoke", "dataset": "set"})
+        notebook.from_notebook({"profile": "smoke", "dataset": "set"})
     with pytest.raises(InputError, match="unknown parameter 'votes_csv'"):
-        study.from_notebook({"profile": "smoke", "votes_csv": None})
+        notebook.from_notebook({"profile": "smoke", "votes_csv": None})
     own = ("votes_csv",)
-    assert study.from_notebook({"profile": "smoke", "votes_csv": "x"}, own=own) == study.plan("smoke")
+    assert notebook.from_notebook({"profile": "smoke", "votes_csv": "x"}, own=own) == study.plan("smoke")
 
 
 def test_a_study_goes_over_to_a_file_with_its_other_parameters():
@@ -641,26 +645,26 @@ def test_a_study_goes_over_to_a_file_with_its_other_parameters():
 
 def test_a_seed_of_the_data_is_refused_with_files():
     with pytest.raises(InputError, match="'data_seed' is 3, expected 0"):
-        real_data.own_or_example("votes.csv", "images", study.plan("smoke", data_seed=3))
+        own.own_or_example("votes.csv", "images", study.plan("smoke", data_seed=3))
 
 
 @pytest.mark.parametrize("given", [("votes.csv", None), (None, "images"), (1, 2)], ids=str)
 def test_one_path_alone_is_refused(given):
     with pytest.raises(InputError, match="expected two paths, or neither"):
-        real_data.own_or_example(*given, study.plan("smoke"))
+        own.own_or_example(*given, study.plan("smoke"))
 
 
 def test_the_example_has_the_asked_size_and_its_votes_follow_the_exact_distributions():
-    from beyond_hard_labels import shapes
+    from beyond_hard_labels.data import shapes
 
     made = study.plan("smoke", n_images=50, image_size=20, data_seed=2)
-    real_data.import_votes(*(parts := real_data.own_or_example(None, None, made)), 20)
-    data, exact = real_data.read(parts[0]), shapes.synthetic(50, 20, 2)
+    own.import_votes(*(parts := own.own_or_example(None, None, made)), 20)
+    data, exact = sets.read(parts[0]), shapes.synthetic(50, 20, 2)
     assert np.array_equal(data.images, exact.images)
-    assert set(data.votes.sum(axis=1)) == {real_data.EXAMPLE_VOTES}
+    assert set(data.votes.sum(axis=1)) == {own.EXAMPLE_VOTES}
     assert data.class_names == exact.class_names
     assert (data.votes[exact.truth == 0] == 0).all()
-    assert np.array_equal(data.votes, votes.count(votes.simulate(exact.truth, real_data.EXAMPLE_VOTES, 2), 6))
-    first = real_data.fingerprint("example")
-    real_data.import_votes(*real_data.own_or_example(None, None, made), 20)
-    assert real_data.fingerprint("example") == first
+    assert np.array_equal(data.votes, votes.count(votes.simulate(exact.truth, own.EXAMPLE_VOTES, 2), 6))
+    first = sets.fingerprint("example")
+    own.import_votes(*own.own_or_example(None, None, made), 20)
+    assert sets.fingerprint("example") == first

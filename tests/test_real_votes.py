@@ -11,22 +11,13 @@ import numpy as np
 import papermill
 import pytest
 
-from beyond_hard_labels import (
-    InputError,
-    book,
-    images,
-    material,
-    metrics,
-    published,
-    real_data,
-    real_votes,
-    report,
-    runs,
-    sections,
-    study,
-    verify,
-    votes,
-)
+from beyond_hard_labels.analysis import sections
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import build, real_votes, report, verify
+from beyond_hard_labels.data import images, sets, votes
+from beyond_hard_labels.learn import metrics
+from beyond_hard_labels.runs import ensure, execute, fresh, inputs, publish, store, study
 from conftest import ROOT, TINY, remade
 
 CHAPTER = ROOT / "notebooks" / "06_real_votes.ipynb"
@@ -35,7 +26,7 @@ SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"ts
 
 def here(made):
     """Train in this process; another one would import everything once more."""
-    return study.ensure(made, executor=ThreadPoolExecutor(1))
+    return ensure.ensure(made, executor=ThreadPoolExecutor(1))
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +49,7 @@ def put(name, *, n=60, side=28, colour=False, classes=3, raters=None):
         ratings[n // 3 :, raters[0] :] = -1
         arrays |= {"counts": votes.count(ratings, classes), "ratings": ratings, "fold": np.arange(n) % 5 + 1}
         del arrays["labels"]
-    folder = real_data.folders()[1]
+    folder = sets.folders()[1]
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"{name}.npz", **arrays)
 
@@ -70,25 +61,25 @@ def put_all():
 
 
 @pytest.fixture
-def publish(tmp_path, monkeypatch):
+def publishing(tmp_path, monkeypatch):
     """Return a function that trains a study and moves its runs into the project's published ones."""
     root = tmp_path / "project"
     for folder in ("notebooks", "book"):
         shutil.copytree(ROOT / folder, root / folder)
     shutil.copy(ROOT / "_toc.yml", root)
-    monkeypatch.setattr(runs, "project_folder", lambda: root)
-    monkeypatch.setattr(published, "ensure", here)
+    monkeypatch.setattr(paths, "project_folder", lambda: root)
+    monkeypatch.setattr(publish, "ensure", here)
 
-    def publish(made):
-        published.publish(replace(made, perplexity=3.0))
-        shutil.rmtree(runs.build_folder() / "runs")
+    def publishing(made):
+        publish.publish(replace(made, perplexity=3.0))
+        shutil.rmtree(paths.build_folder() / "runs")
         return made
 
-    return publish
+    return publishing
 
 
 def take_away(name):
-    (real_data.folders()[1] / f"{name}.npz").unlink()
+    (sets.folders()[1] / f"{name}.npz").unlink()
 
 
 # What a set has of its own
@@ -142,8 +133,8 @@ def test_a_preset_of_size_is_a_bound_and_not_a_demand():
 
 def test_images_are_shrunk_by_the_means_of_whole_blocks():
     put("set", side=48, colour=True)
-    whole = material.images_of(study.plan("smoke", dataset="set").spec("soft", 0))
-    small = material.images_of(study.plan("smoke", dataset="set", image_size=16).spec("soft", 0))
+    whole = inputs.images_of(study.plan("smoke", dataset="set").spec("soft", 0))
+    small = inputs.images_of(study.plan("smoke", dataset="set", image_size=16).spec("soft", 0))
     block = whole.images[7, 2, 3:6, 9:12].astype(int)
     assert small.images.shape == (60, 3, 16, 16)
     assert small.images[7, 2, 1, 3] == int(block.sum() / 9 + 0.5)
@@ -160,20 +151,19 @@ def test_complete_raters_are_those_of_the_whole_set_whatever_part_of_it_is_used(
     put("micebone", side=32, raters=(4, 8))
     asked = {"dataset": "micebone", "n_images": 15}
     all_of_them, complete = (
-        material.images_of(study.plan("smoke", raters=raters, **asked).spec("soft", 0))
-        for raters in ("all", "complete")
+        inputs.images_of(study.plan("smoke", raters=raters, **asked).spec("soft", 0)) for raters in ("all", "complete")
     )
     assert set(all_of_them.votes.sum(axis=1)) == {12}
     assert set(complete.votes.sum(axis=1)) == {4}
-    ratings = real_data.read("micebone").ratings[:15, :4]
+    ratings = sets.read("micebone").ratings[:15, :4]
     assert np.array_equal(complete.truth, votes.count(ratings, 3) / 4)
 
 
 def test_a_slice_is_the_split_of_the_folds_and_counted_from_one():
     put("micebone", side=32, raters=(4, 8))
     spec = study.plan("smoke", dataset="micebone", split_kind="slice").spec("soft", 1)
-    data = material.images_of(spec)
-    split = material.split_of(spec, data)
+    data = inputs.images_of(spec)
+    split = inputs.split_of(spec, data)
     assert set(data.fold[split.validation]) == {3}
     assert set(data.fold[split.test]) == {4}
     assert set(data.fold[split.train]) == {1, 2, 5}
@@ -239,28 +229,28 @@ def one():
     return study.plan("smoke", dataset="set", **SMALL)
 
 
-def test_a_published_run_is_found_by_its_spec_where_the_data_are_not(publish, one):
-    publish(one)
+def test_a_published_run_is_found_by_its_spec_where_the_data_are_not(publishing, one):
+    publishing(one)
     take_away("set")
     again = study.plan("smoke", dataset="set", **SMALL)
     assert again == one
-    found = study.ensure(again)
+    found = ensure.ensure(again)
     assert [run.published for run in found] == [True, True]
     assert [run.spec for run in found] == one.specs()
     assert all(np.isfinite(run.metrics["kl"]) for run in found)
 
 
-def test_a_published_run_never_stands_in_for_one_that_can_be_trained(publish, one):
-    publish(one)
+def test_a_published_run_never_stands_in_for_one_that_can_be_trained(publishing, one):
+    publishing(one)
     assert [run.published for run in here(one)] == [False, False]
 
 
-def test_a_published_run_stands_in_where_the_device_is_not_there(publish, one, monkeypatch):
+def test_a_published_run_stands_in_where_the_device_is_not_there(publishing, one, monkeypatch):
     from torch import cuda
 
-    publish(one)
+    publishing(one)
     spec = one.spec("soft", 0)
-    there = runs.published_folder() / spec.key
+    there = paths.published_folder() / spec.key
     on_gpu = study.plan("smoke", dataset="set", device="cuda", **SMALL).spec("soft", 0)
     content = json.loads((there / "spec.json").read_text()) | {"device": "cuda"}
     (there / "spec.json").write_text(json.dumps(content))
@@ -268,36 +258,36 @@ def test_a_published_run_stands_in_where_the_device_is_not_there(publish, one, m
     there.rename(there.with_name(on_gpu.key))
     for available in (False, True):
         monkeypatch.setattr(cuda, "is_available", lambda available=available: available)
-        assert (study.find(on_gpu) is not None) is not available
+        assert (ensure.find(on_gpu) is not None) is not available
 
 
-def test_without_data_other_parameters_are_not_those_of_the_published_runs(publish, one):
-    publish(one)
+def test_without_data_other_parameters_are_not_those_of_the_published_runs(publishing, one):
+    publishing(one)
     take_away("set")
     with pytest.raises(InputError, match="'dataset' is 'set', expected one of synthetic"):
         study.plan("smoke", dataset="set", **SMALL | {"epochs": 3})
 
 
-def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publish, one):
-    publish(one)
+def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publishing, one):
+    publishing(one)
     here(one)
     spec = one.spec("soft", 0)
-    assert study.find(spec).name == spec.key
+    assert ensure.find(spec).name == spec.key
     take_away("set")
-    assert study.find(spec).name == f"published-{spec.key}"
-    assert runs.by_name(spec.key).folder != runs.by_name(f"published-{spec.key}").folder
+    assert ensure.find(spec).name == f"published-{spec.key}"
+    assert store.by_name(spec.key).folder != store.by_name(f"published-{spec.key}").folder
 
 
-def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publish, one):
-    publish(one)
+def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publishing, one):
+    publishing(one)
     take_away("set")
-    folder = runs.published_folder() / one.spec("hard", 0).key
+    folder = paths.published_folder() / one.spec("hard", 0).key
     made = json.loads((folder / "manifest.json").read_text())
     machine = {"system": "Plan9 mips", "cores": "3", "python": "3.11"}
     changed = {"machine": machine, "versions": made["versions"] | {"torch": "1.0"}}
     changed["code"] = made["code"] | {"training.py": "another"}
     remade(folder, **changed)
-    named = report.texts(one, study.ensure(one))
+    named = report.texts(one, ensure.ensure(one))
     assert "2 of 2 are published runs, trained on Plan9 mips with 3 cores" in named["badge"]
     assert "trained on this machine" not in named["badge"]
     assert "2 of these 2 runs come with the project" in named["published"]
@@ -311,25 +301,25 @@ def test_a_run_trained_here_has_no_banner(one):
     assert "trained on this machine" in report.badge(one, found)
 
 
-@pytest.mark.parametrize("name", [*runs.PUBLISHED_FILES, "manifest.json"])
-def test_a_published_run_needs_fewer_files_and_each_of_them(publish, one, name):
-    publish(one)
-    folder = runs.published_folder() / one.spec("soft", 0).key
+@pytest.mark.parametrize("name", [*store.PUBLISHED_FILES, "manifest.json"])
+def test_a_published_run_needs_fewer_files_and_each_of_them(publishing, one, name):
+    publishing(one)
+    folder = paths.published_folder() / one.spec("soft", 0).key
     (folder / name).unlink()
     with pytest.raises(InputError, match=rf"is not whole, {re.escape(name)} not found"):
-        runs.load(folder)
+        store.load(folder)
 
 
 def test_a_local_run_is_not_whole_without_its_weights(one):
-    run = study.execute(one.spec("soft", 0))
+    run = execute.execute(one.spec("soft", 0))
     (run.folder / "weights.safetensors").unlink()
     with pytest.raises(InputError, match=r"weights\.safetensors not found"):
-        runs.load(run.folder)
+        store.load(run.folder)
 
 
-def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(publish):
+def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(publishing):
     put("micebone", side=32)
-    publish(study.plan("smoke", dataset="micebone", **SMALL | {"splits": 2}))
+    publishing(study.plan("smoke", dataset="micebone", **SMALL | {"splits": 2}))
     take_away("micebone")
     found = study.published("micebone")
     assert (found.profile, found.splits, found.shared["epochs"]) == ("smoke", 2, 2)
@@ -342,7 +332,7 @@ def test_the_table_of_official_labels_holds_both_accuracies_of_each_arm():
     put("fashion_mnist_h")
     found = here(study.plan("smoke", dataset="fashion_mnist_h", **SMALL))
     table = report.official_table(found)
-    official = real_data.read("fashion_mnist_h").official
+    official = sets.read("fashion_mnist_h").official
     for row, run in zip(table.to_dict("records"), found, strict=True):
         assert report.plain(row["macro accuracy of"]) == f"{run.spec.labels} labels"
         expected = metrics.macro_accuracy(np.eye(3)[official[run.index]], run.predicted)
@@ -381,9 +371,9 @@ def test_a_set_that_is_here_shows_everything():
     assert "| class 0 |" in shown["official"].text
 
 
-def test_a_published_set_shows_what_follows_from_its_runs_and_says_what_is_left_out(publish):
+def test_a_published_set_shows_what_follows_from_its_runs_and_says_what_is_left_out(publishing):
     put("cifar10h")
-    publish(study.plan("smoke", dataset="cifar10h", **SMALL))
+    publishing(study.plan("smoke", dataset="cifar10h", **SMALL))
     take_away("cifar10h")
     shown = elements(sections.section(study.plan("quick"), "cifar10h", {}))
     assert {name for name, element in shown.items() if element is None} == {*("card", "spread", "ambiguous", "unequal")}
@@ -434,18 +424,18 @@ def test_the_papers_row_of_micebone_stands_above_ours():
 
 def test_a_temperature_is_fitted_on_validation_images_and_scored_on_test_images():
     put("fashion_mnist_h")
-    run = study.execute(study.plan("smoke", dataset="fashion_mnist_h", **SMALL).spec("hard", 0))
+    run = execute.execute(study.plan("smoke", dataset="fashion_mnist_h", **SMALL).spec("hard", 0))
     logits, soft = run.stored("validation_logits"), run.stored("validation_truth")
     one_hot = np.eye(3)[soft.argmax(axis=1)]
     for name, truth in (("own targets", one_hot), ("soft truth", soft)):
         t, kl = run.temperatures()[name]
         assert t == metrics.temperature(logits, truth)
         assert kl == metrics.kl(run.truth, metrics.softmax(run.stored("test_logits") / t))
-    soft_run = study.execute(study.plan("smoke", dataset="fashion_mnist_h", **SMALL).spec("soft", 0))
+    soft_run = execute.execute(study.plan("smoke", dataset="fashion_mnist_h", **SMALL).spec("soft", 0))
     assert len(set(soft_run.temperatures().values())) == 1
 
 
-def execute(target, chapter=CHAPTER, **parameters):
+def executed(target, chapter=CHAPTER, **parameters):
     papermill.execute_notebook(
         chapter, target, {"profile": "smoke", **parameters}, kernel_name="python3", progress_bar=False
     )
@@ -469,19 +459,19 @@ def shown_by(notebook):
     ],
 )
 def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(
-    tmp_path, monkeypatch, publish, sets, missing, n_figures, n_recorded
+    tmp_path, monkeypatch, publishing, sets, missing, n_figures, n_recorded
 ):
     monkeypatch.delenv("MPLBACKEND", raising=False)
     if sets == "all":
         put_all()
     if sets == "published":
         put("cifar10h")
-        publish(study.plan("smoke", dataset="cifar10h", **SMALL))
+        publishing(study.plan("smoke", dataset="cifar10h", **SMALL))
         take_away("cifar10h")
-    shutil.copytree(ROOT / "src", runs.project_folder() / "src")  # the kernel's package is that of the project
-    monkeypatch.setenv("PYTHONPATH", str(runs.project_folder() / "src"))
-    notebook = execute(tmp_path / "out.ipynb", runs.project_folder() / "notebooks" / CHAPTER.name, **SMALL)
-    assert book.unfinished(notebook) == []
+    shutil.copytree(ROOT / "src", paths.project_folder() / "src")  # the kernel's package is that of the project
+    monkeypatch.setenv("PYTHONPATH", str(paths.project_folder() / "src"))
+    notebook = executed(tmp_path / "out.ipynb", paths.project_folder() / "notebooks" / CHAPTER.name, **SMALL)
+    assert build.unfinished(notebook) == []
     text = shown_by(notebook)
     assert text.count("`bhl data fetch") == missing
     assert text.count("**Published.**") == (sets == "published")
@@ -501,8 +491,8 @@ def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(
 def test_a_new_file_of_a_set_makes_the_chapter_stale_and_no_other():
     small = study.plan("smoke", **TINY)
     chapters = [path for path in (CHAPTER, ROOT / "notebooks" / "02_labels.ipynb")]
-    before = [book.inputs(path, small) for path in chapters]
+    before = [build.inputs(path, small) for path in chapters]
     put("cifar10h")
-    after = [book.inputs(path, small) for path in chapters]
-    assert runs.changes(before[0], after[0]) == ["real sets changed"]
+    after = [build.inputs(path, small) for path in chapters]
+    assert fresh.changes(before[0], after[0]) == ["real sets changed"]
     assert before[1] == after[1]

@@ -6,16 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, grid_pages, material, report, run_pages, speed, study
-from beyond_hard_labels.metrics import entropy, kl
-from beyond_hard_labels.significance import Interval, corrected_t
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import grid_pages, pages, report, speed
+from beyond_hard_labels.learn.metrics import entropy, kl
+from beyond_hard_labels.learn.significance import Interval, corrected_t
+from beyond_hard_labels.runs import ensure, inputs, study
 from conftest import TINY
 
 
 @pytest.fixture
 def finished():
     small = study.plan("smoke", **(TINY | {"splits": 2}))
-    return small, [study.find_or_train(spec)[0] for spec in small.specs()]
+    return small, [ensure.find_or_train(spec)[0] for spec in small.specs()]
 
 
 def test_table_one_is_the_mean_and_deviation_of_the_runs_beside_the_papers_numbers(finished):
@@ -97,13 +99,13 @@ def test_every_page_can_be_filled(finished):
     from conftest import ROOT
 
     tables = {f"table.{name}": "" for name in ("machine", "versions", "notebooks")} | {"explorer": ""}
-    tables |= dict.fromkeys(grid_pages.texts(finished[0]) | speed.texts() | run_pages.page_texts(*finished), "")
+    tables |= dict.fromkeys(grid_pages.texts(finished[0]) | speed.texts() | pages.page_texts(*finished), "")
     for page in (ROOT / "book").glob("*.md"):
         report.fill(page.read_text("utf-8"), report.texts(*finished) | tables, page.name)
 
 
 def test_what_many_runs_cost_is_worked_out_from_the_runs_that_there_are(finished):
-    costs, seconds = run_pages.costs(finished[1], 1000, (1, 100)), [r.manifest["seconds"] for r in finished[1]]
+    costs, seconds = pages.costs(finished[1], 1000, (1, 100)), [r.manifest["seconds"] for r in finished[1]]
     hours = 1000 * sum(seconds) / len(seconds) / 3600
     assert report.plain(costs["cluster.hours"]) == f"{hours:.1f}"
     assert f"| 1 | {hours:.2f} |\n| 100 | {hours / 100:.2f} |" in costs["table.cluster"]
@@ -162,7 +164,7 @@ def test_the_table_of_images_spreads_over_the_ambiguity_and_says_what_the_maps_s
     plane = np.arange(2.0 * n).reshape(n, 2)
     monkeypatch.setattr(report, "map_of", lambda study, run: plane)
     table, run = report.image_table(*finished, n=5), finished[1][0]
-    data = material.images_of(run.spec)
+    data = inputs.images_of(run.spec)
     shown = [run.index.tolist().index(data.ids.index(name)) for name in table["image"]]
     ambiguity = entropy(run.truth)
     assert ambiguity[shown].tolist() == sorted(ambiguity[shown])

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import report, shapes
+from beyond_hard_labels.book import report
+from beyond_hard_labels.data import shapes
 
 PUBLISHED_MEAN = (0.1577, 0.1690, 0.1672)
 PUBLISHED_STD = (0.3466, 0.3571, 0.3550)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from beyond_hard_labels import significance
+from beyond_hard_labels.learn import significance
 
 
 def test_the_corrected_interval_is_the_published_formula():

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-from beyond_hard_labels import InputError, report, runs, speed, status
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import report, speed, status
+from beyond_hard_labels.runs import store
 from conftest import ROOT
 
 SIDE = {"median": 2.0, "low": 1.0, "high": 3.0, "repeats": 3}
@@ -24,7 +27,7 @@ def row(name, ratio=2.0, at_least=1.5, **changes):
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
     """Return a function that publishes rows in a project of the test's own."""
-    monkeypatch.setattr(runs, "published_folder", lambda: tmp_path / "results")
+    monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
     (tmp_path / "results" / "bench").mkdir(parents=True)
 
     def write(*rows):
@@ -109,7 +112,7 @@ def test_every_placeholder_of_the_page_is_there_and_it_has_no_number_of_its_own(
 
 def test_measurements_are_no_published_run(publish):
     publish(row("epoch"))
-    assert runs.published_specs("synthetic") == []
+    assert store.published_specs("synthetic") == []
     assert status.items() == []
 
 

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from beyond_hard_labels import book, real_data, runs, status, study
-from conftest import ROOT, TINY, remade, sets
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.book import build, status
+from beyond_hard_labels.data import sets
+from beyond_hard_labels.runs import execute, fresh, maps, store, study
+from conftest import ROOT, TINY, remade, set_options
 
 SMALL = TINY | {"epochs": 1, "tsne_iterations": 50, "perplexity": 5.0}
 ON_FILE = {name: value for name, value in SMALL.items() if name not in ("n_images", "image_size")}
 SYNTHETIC, SET, SLICE, CHAPTERS = "synthetic", "set", "slice", ("01_shapes", "02_study", "03_map", "04_alone")
 CELLS = {
     "01_shapes": "from beyond_hard_labels import shapes",
-    "02_study": "from beyond_hard_labels.study import ensure, plan\nensure(plan())",
+    "02_study": "from beyond_hard_labels.runs.study import ensure, plan\nensure(plan())",
     "03_map": "from beyond_hard_labels import embedding",
     "04_alone": "1 + 1",
 }
@@ -51,8 +54,8 @@ def made(tmp_path_factory):
         patch.setenv("BHL_BUILD_DIR", str(folder / "build"))
         patch.setenv("BHL_DATA_DIR", str(folder / "cache"))
         write_set(folder / "cache" / "set.npz")
-        first, *_ = (study.execute(spec) for spec in specs().values())
-        study.map_of(study.plan("smoke", **SMALL), first)
+        first, *_ = (execute.execute(spec) for spec in specs().values())
+        maps.map_of(study.plan("smoke", **SMALL), first)
     return folder
 
 
@@ -65,18 +68,18 @@ def checkout(tmp_path, made, monkeypatch):
     (root / "_toc.yml").write_text("\n".join(f"- file: notebooks/{name}" for name in CELLS))
     shutil.copytree(made / "build", tmp_path / "build")
     shutil.copytree(made / "cache", tmp_path / "cache")
-    monkeypatch.setattr(runs, "project_folder", lambda: root)
-    monkeypatch.setattr(runs, "_module_path", lambda module: root / f"{module}.py")
-    runs.code_fingerprint.cache_clear()
+    monkeypatch.setattr(paths, "project_folder", lambda: root)
+    monkeypatch.setattr(fresh, "_module_path", lambda module: root / f"{module}.py")
+    fresh.code_fingerprint.cache_clear()
     (tmp_path / "build" / "executed").mkdir()
     for name, cell in CELLS.items():
         source = root / "notebooks" / f"{name}.ipynb"
         nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell(cell)]), source)
         copy = nbformat.read(source, as_version=4)
-        copy.metadata["beyond_hard_labels"] = {"inputs": book.inputs(source, small())}
+        copy.metadata["beyond_hard_labels"] = {"inputs": build.inputs(source, small())}
         nbformat.write(copy, tmp_path / "build" / "executed" / f"{name}.ipynb")
     yield root
-    runs.code_fingerprint.cache_clear()
+    fresh.code_fingerprint.cache_clear()
 
 
 def small():
@@ -85,7 +88,7 @@ def small():
 
 def stale(made_with=None):
     """What is stale, by names of this file, with the reasons."""
-    runs.code_fingerprint.cache_clear()
+    fresh.code_fingerprint.cache_clear()
     names = {spec.key: name for name, spec in specs().items()}
     kinds = ("run", "notebook", "map")
     found = [item for item in status.items(made_with or small()) if item.kind in kinds and item.path.exists()]
@@ -145,12 +148,12 @@ def test_another_value_of_a_profile_is_another_run_and_other_chapters(checkout):
 
 
 def test_another_data_file_concerns_the_runs_on_that_set(checkout):
-    write_set(real_data.folders()[1] / "set.npz", seed=1)
+    write_set(sets.folders()[1] / "set.npz", seed=1)
     assert stale() == {SET: "data file changed", SLICE: "data file changed"}
 
 
 def test_another_library_is_named_with_both_versions(checkout):
-    folder = runs.build_folder() / "runs" / specs()[SET].key
+    folder = paths.build_folder() / "runs" / specs()[SET].key
     made = json.loads((folder / "manifest.json").read_text())["versions"]
     now = made["torch"]
     remade(folder, versions=made | {"torch": "2.0.1"})
@@ -165,7 +168,7 @@ def test_a_changed_code_cell_concerns_its_chapter_and_prose_none(checkout):
 
 
 def test_a_run_of_another_version_of_the_package_is_stale_and_names_the_fields(checkout):
-    path = runs.build_folder() / "runs" / specs()[SET].key / "spec.json"
+    path = paths.build_folder() / "runs" / specs()[SET].key / "spec.json"
     spec = json.loads(path.read_text())
     del spec["momentum"]
     path.write_text(json.dumps(spec | {"colour": 1}))
@@ -175,13 +178,13 @@ def test_a_run_of_another_version_of_the_package_is_stale_and_names_the_fields(c
 @pytest.mark.parametrize("name", ["spec.json", "manifest.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"data": 3}'])
 def test_whatever_a_run_holds_it_is_told_and_never_a_crash(checkout, name, content):
-    (runs.build_folder() / "runs" / specs()[SLICE].key / name).write_bytes(content)
+    (paths.build_folder() / "runs" / specs()[SLICE].key / name).write_bytes(content)
     assert set(stale()) == {SLICE}
 
 
 def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(checkout):
-    from beyond_hard_labels import checkpoints
-    from beyond_hard_labels.training import Progress
+    from beyond_hard_labels.learn.train import Progress
+    from beyond_hard_labels.runs import checkpoints
 
     for name in (SET, SLICE):
         checkpoints.save(specs()[name], Progress(1, 0, [], {}), 2.0)
@@ -189,45 +192,45 @@ def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(checkout):
     assert [item.why for item in found.values()] == [[], []]
     with (checkout / "dcic.py").open("a") as file:
         file.write("\nMORE = 1\n")
-    runs.code_fingerprint.cache_clear()
+    fresh.code_fingerprint.cache_clear()
     found = {item.name: item.why for item in status.items() if item.kind == "checkpoint"}
     assert found == {specs()[SET].key: [], specs()[SLICE].key: ["dcic.py changed"]}
-    newest = next((runs.build_folder() / "checkpoints" / specs()[SET].key).glob("*.json"))
+    newest = next((paths.build_folder() / "checkpoints" / specs()[SET].key).glob("*.json"))
     newest.write_text("{")
     found = {item.name: item.why for item in status.items() if item.kind == "checkpoint"}
     assert found[specs()[SET].key][0].startswith(f"{newest.name} is not as it was written")
 
 
 def test_a_missing_file_of_a_run_is_named(checkout):
-    (runs.build_folder() / "runs" / specs()[SET].key / "weights.safetensors").unlink()
+    (paths.build_folder() / "runs" / specs()[SET].key / "weights.safetensors").unlink()
     assert stale() == {SET: "it is not whole, weights.safetensors not found"}
 
 
 def test_a_map_whose_run_is_gone_or_that_is_damaged_is_stale(checkout):
-    path = next((runs.build_folder() / "maps").iterdir())
+    path = next((paths.build_folder() / "maps").iterdir())
     whole = path.read_bytes()
     path.write_bytes(whole[:200])
     assert stale() == {"map": "it is damaged"}
     path.write_bytes(whole)
-    shutil.rmtree(runs.build_folder() / "runs" / specs()[SYNTHETIC].key)
+    shutil.rmtree(paths.build_folder() / "runs" / specs()[SYNTHETIC].key)
     assert stale() == {"map": "its run is gone", "02_study": "runs changed"}
 
 
 def test_a_map_is_made_again_when_it_is_stale(checkout):
-    run, path = runs.find(specs()[SYNTHETIC]), next((runs.build_folder() / "maps").iterdir())
-    before, when = study.map_of(small(), run), path.stat().st_mtime_ns
+    run, path = store.find(specs()[SYNTHETIC]), next((paths.build_folder() / "maps").iterdir())
+    before, when = maps.map_of(small(), run), path.stat().st_mtime_ns
     assert path.stat().st_mtime_ns == when
     with (checkout / "embedding.py").open("a") as file:
         file.write("\nMORE = 1\n")
-    runs.code_fingerprint.cache_clear()
-    again = study.map_of(small(), run)
+    fresh.code_fingerprint.cache_clear()
+    again = maps.map_of(small(), run)
     assert path.stat().st_mtime_ns > when
     assert np.array_equal(again, before)
     assert stale().keys() == {"02_study", "03_map"}
 
 
 def files():
-    return {str(p.relative_to(runs.build_folder())) for p in runs.build_folder().rglob("*") if p.is_file()}
+    return {str(p.relative_to(paths.build_folder())) for p in paths.build_folder().rglob("*") if p.is_file()}
 
 
 def test_clean_frees_what_is_stale_after_saying_how_much_and_leaves_the_rest(checkout, capsys):
@@ -235,12 +238,12 @@ def test_clean_frees_what_is_stale_after_saying_how_much_and_leaves_the_rest(che
 
     with (checkout / "dcic.py").open("a") as file:
         file.write("\nMORE = 1\n")
-    old, young = (runs.build_folder() / "runs" / f".{name}" for name in ("old", "young"))
+    old, young = (paths.build_folder() / "runs" / f".{name}" for name in ("old", "young"))
     for folder in (old, young):
         folder.mkdir()
         (folder / "predictions.npz").write_bytes(b"half")
     os.utime(old, (time.time() - 86400,) * 2)
-    runs.code_fingerprint.cache_clear()
+    fresh.code_fingerprint.cache_clear()
     key, before = specs()[SLICE].key, files()
     assert main(["clean", "--stale", "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -258,8 +261,8 @@ def test_clean_frees_what_is_stale_after_saying_how_much_and_leaves_the_rest(che
 def test_a_run_whose_data_are_away_and_its_map_are_stale_but_not_removed(checkout):
     key = specs()[SET].key
     twelve = study.plan("smoke", dataset="set", **ON_FILE | {"perplexity": 3.0})  # test images
-    study.map_of(twelve, runs.find(specs()[SET]))
-    (real_data.folders()[1] / "set.npz").unlink()
+    maps.map_of(twelve, store.find(specs()[SET]))
+    (sets.folders()[1] / "set.npz").unlink()
     here = {item.name: item for item in status.items()}
     of_set = [item for item in here.values() if item.what.startswith("set, ") or item.what == f"map of {key}"]
     found = [(item.state, item.why) for item in of_set]
@@ -268,10 +271,10 @@ def test_a_run_whose_data_are_away_and_its_map_are_stale_but_not_removed(checkou
 
 
 def test_a_damaged_map_is_named_and_made_again(checkout, capsys):
-    run, path = runs.find(specs()[SYNTHETIC]), next((runs.build_folder() / "maps").iterdir())
-    before = study.map_of(small(), run)
+    run, path = store.find(specs()[SYNTHETIC]), next((paths.build_folder() / "maps").iterdir())
+    before = maps.map_of(small(), run)
     path.write_bytes(path.read_bytes()[:-30])
-    assert np.array_equal(study.map_of(small(), run), before)
+    assert np.array_equal(maps.map_of(small(), run), before)
     assert f"{path} is not as it was written" in capsys.readouterr().err
     assert stale() == {}
 
@@ -295,7 +298,7 @@ def test_the_command_says_it_of_a_copied_checkout_with_the_real_notebooks(tmp_pa
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "_toc.yml", root)
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
-    asked = ("--profile", "smoke", *sets(**{n: v for n, v in SMALL.items() if n != "batch_size"}))
+    asked = ("--profile", "smoke", *set_options(**{n: v for n, v in SMALL.items() if n != "batch_size"}))
 
     def bhl(command, *more):
         line = [sys.executable, "-m", "beyond_hard_labels", command, *asked, *more]

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import yaml
 
-from beyond_hard_labels import InputError, material, runs, study
-from beyond_hard_labels.training import TimeUp
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import notebook
+from beyond_hard_labels.learn.train import TimeUp
+from beyond_hard_labels.runs import ensure, execute, inputs, store, study
 from conftest import TINY
 
 
@@ -62,26 +65,26 @@ def test_one_worker_and_two_and_another_executor_give_the_same_predictions(tmp_p
         ("threads", {"executor": ThreadPoolExecutor(1)}),
     ):
         monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / name))
-        predicted.append([run.predicted for run in study.ensure(study.plan("smoke", **TINY), **options)])
+        predicted.append([run.predicted for run in ensure.ensure(study.plan("smoke", **TINY), **options)])
     assert all(np.array_equal(a, b) for other in predicted[1:] for a, b in zip(predicted[0], other, strict=True))
 
 
 def test_only_missing_runs_are_trained():
     small = study.plan("smoke", **TINY)
-    study.execute(small.spec("hard", 0))
-    written = (runs.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json").stat().st_mtime_ns
-    study.ensure(small, executor=ThreadPoolExecutor(1))
-    manifest = runs.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json"
+    execute.execute(small.spec("hard", 0))
+    written = (paths.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json").stat().st_mtime_ns
+    ensure.ensure(small, executor=ThreadPoolExecutor(1))
+    manifest = paths.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json"
     assert manifest.stat().st_mtime_ns == written
 
 
 def test_a_time_limit_keeps_finished_runs_and_the_next_call_goes_on():
     small = study.plan("smoke", **TINY)
-    study.execute(small.spec("hard", 0))
+    execute.execute(small.spec("hard", 0))
     with pytest.raises(TimeUp, match="0 runs finished now, 1 missing"):
-        study.ensure(small, executor=ThreadPoolExecutor(1), deadline=time.time() - 1)
-    assert runs.find(small.spec("hard", 0)) is not None
-    assert len(study.ensure(small, executor=ThreadPoolExecutor(1))) == 2
+        ensure.ensure(small, executor=ThreadPoolExecutor(1), deadline=time.time() - 1)
+    assert store.find(small.spec("hard", 0)) is not None
+    assert len(ensure.ensure(small, executor=ThreadPoolExecutor(1))) == 2
 
 
 @pytest.mark.parametrize(
@@ -122,43 +125,43 @@ def test_a_notebooks_namespace_is_read_without_what_ipython_put_there():
         "profile": "smoke",
         "epochs": None,
     }
-    assert study.from_notebook(namespace) == study.plan("smoke")
+    assert notebook.from_notebook(namespace) == study.plan("smoke")
 
 
 @pytest.mark.parametrize("stray", [{"epocs": 3}, {"epocs": None}, {"epochs": "3"}])
 def test_a_notebook_refuses_stray_and_mistyped_names(stray):
     with pytest.raises(InputError, match="epoc"):
-        study.from_notebook({"profile": "smoke", "epochs": None, **stray})
+        notebook.from_notebook({"profile": "smoke", "epochs": None, **stray})
 
 
 def test_labels_of_few_votes_are_the_same_votes_for_both_kinds_and_scored_against_the_full_truth():
     made = study.plan("smoke", **TINY, votes_per_image=3)
-    data = material.images_of(made.spec("soft", 0))
-    hard, soft = (material.labels_of(made.spec(labels, 0), data) for labels in ("hard", "soft"))
+    data = inputs.images_of(made.spec("soft", 0))
+    hard, soft = (inputs.labels_of(made.spec(labels, 0), data) for labels in ("hard", "soft"))
     assert np.allclose(soft.rows * 3, np.round(soft.rows * 3))
     assert (soft.rows[hard.rows == 1] == soft.rows.max(axis=1)).all()
-    run, _ = study.find_or_train(made.spec("soft", 0))
+    run, _ = ensure.find_or_train(made.spec("soft", 0))
     assert np.array_equal(run.truth, data.truth[run.index])
     assert run.manifest["training_images_short_of_votes"] == 0
 
 
 def test_one_vote_an_image_makes_both_kinds_of_label_equal_bit_by_bit():
     made = study.plan("smoke", **TINY, votes_per_image=1)
-    hard, soft = (study.execute(made.spec(labels, 0)) for labels in ("hard", "soft"))
+    hard, soft = (execute.execute(made.spec(labels, 0)) for labels in ("hard", "soft"))
     assert np.array_equal(hard.predicted, soft.predicted)
 
 
 def test_a_share_of_the_training_images_is_counted_and_validation_and_test_images_stay():
-    run, _ = study.find_or_train(study.plan("smoke", **TINY, train_share=0.5).spec("soft", 0))
-    whole, _ = study.find_or_train(study.plan("smoke", **TINY).spec("soft", 0))
+    run, _ = ensure.find_or_train(study.plan("smoke", **TINY, train_share=0.5).spec("soft", 0))
+    whole, _ = ensure.find_or_train(study.plan("smoke", **TINY).spec("soft", 0))
     assert (run.manifest["training_images"], whole.manifest["training_images"]) == (30, 60)
     assert np.array_equal(run.index, whole.index)
     assert np.array_equal(run.stored("validation_index"), whole.stored("validation_index"))
 
 
 def test_smoothing_reaches_the_training_and_not_the_labels_that_a_temperature_is_fitted_to():
-    run, _ = study.find_or_train(study.plan("smoke", **TINY, label_smoothing=0.3).spec("hard", 0))
-    plain, _ = study.find_or_train(study.plan("smoke", **TINY).spec("hard", 0))
+    run, _ = ensure.find_or_train(study.plan("smoke", **TINY, label_smoothing=0.3).spec("hard", 0))
+    plain, _ = ensure.find_or_train(study.plan("smoke", **TINY).spec("hard", 0))
     assert not np.array_equal(run.predicted, plain.predicted)
     assert np.array_equal(run.stored("validation_labels"), plain.stored("validation_labels"))
     assert set(np.unique(plain.stored("validation_labels"))) == {0, 1}

@@ -17,26 +17,28 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import archives
-from beyond_hard_labels import (
-    InputError,
-    checkpoints,
-    cli,
-    fetch,
-    files,
-    material,
-    process,
-    published,
-    real_data,
-    runs,
-    study,
-    training,
-    votes,
-)
-from beyond_hard_labels.images import random_split
-from conftest import ROOT, TINY, sets
+from beyond_hard_labels import cli
+from beyond_hard_labels.base import files, paths, process
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.data import fetch, sets, votes
+from beyond_hard_labels.data.images import random_split
+from beyond_hard_labels.learn import train
+from beyond_hard_labels.runs import checkpoints, ensure, execute, fresh, inputs, maps, publish, store, study
+from conftest import ROOT, TINY, set_options
 
 SMALL = TINY | {"epochs": 3, "dropout": 0.3}  # 4 steps an epoch
-ARGUMENTS = ["run", "--dataset", "synthetic", "--labels", "soft", "--split", "0", "--profile", "smoke", *sets(**SMALL)]
+ARGUMENTS = [
+    "run",
+    "--dataset",
+    "synthetic",
+    "--labels",
+    "soft",
+    "--split",
+    "0",
+    "--profile",
+    "smoke",
+    *set_options(**SMALL),
+]
 KILLED = -signal.SIGKILL
 
 
@@ -50,13 +52,13 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BHL_BUILD_DIR", str(folder))
-        return study.execute(spec()).folder
+        return execute.execute(spec()).folder
 
 
 @pytest.fixture
 def stored(undisturbed):
     """A copy of it in the store."""
-    return shutil.copytree(undisturbed, runs.build_folder() / "runs" / undisturbed.name)
+    return shutil.copytree(undisturbed, paths.build_folder() / "runs" / undisturbed.name)
 
 
 def live(tmp_path, *lives):
@@ -138,7 +140,7 @@ def test_two_processes_asked_for_the_same_run_train_it_once(tmp_path, undisturbe
 @pytest.mark.parametrize("steps", [1, 4, 6])
 def test_training_goes_on_from_any_step_to_the_same_bits(changed, steps):
     config = study.plan("smoke", **(TINY | {"n_images": 50, "batch_size": 8, **changed})).spec("soft", 0)
-    data = material.images_of(config)
+    data = inputs.images_of(config)
     given = (data, votes.targets(data.truth, "soft"), random_split(50, 0), config)
     kept, left = [], steps
 
@@ -148,10 +150,10 @@ def test_training_goes_on_from_any_step_to_the_same_bits(changed, steps):
         if left < 0:
             raise process.Terminated
 
-    whole = training.train(*given, seed=0)
+    whole = train.train(*given, seed=0)
     with pytest.raises(process.Terminated):
-        training.train(*given, seed=0, on_step=stop, on_checkpoint=lambda progress, _: kept.append(progress()))
-    again = training.train(*given, seed=0, start=kept[-1])
+        train.train(*given, seed=0, on_step=stop, on_checkpoint=lambda progress, _: kept.append(progress()))
+    again = train.train(*given, seed=0, start=kept[-1])
     assert (kept[-1].epoch, kept[-1].step) == divmod(steps, 4)
     assert all(np.array_equal(whole.state[name], again.state[name]) for name in whole.state)
     assert np.array_equal(whole.test_logits, again.test_logits)
@@ -175,25 +177,25 @@ def spoil(path, how, where):
 SPOILT = [(how, where) for how in ("cut", "turn") for where in (0, 0.5, 1)]
 
 
-@pytest.mark.parametrize("name", [*runs.FILES, "manifest.json"])
+@pytest.mark.parametrize("name", [*store.FILES, "manifest.json"])
 def test_a_file_of_a_run_that_is_cut_short_or_changed_by_a_bit_is_found_and_named(stored, name):
     whole = (stored / name).read_bytes()
     for how, where in SPOILT:
         spoil(stored / name, how, where)
         with pytest.raises(files.Damaged, match=name.replace(".", r"\.")):
-            runs.load(stored)
-        assert runs.find(spec()) is None
+            store.load(stored)
+        assert store.find(spec()) is None
         (stored / name).write_bytes(whole)
-    assert runs.find(spec()) is not None
+    assert store.find(spec()) is not None
 
 
 def test_a_damaged_run_is_set_aside_with_a_word_and_made_again(stored, undisturbed, capsys):
     spoil(stored / "features.npz", "turn", 0.5)
     before = (stored / "features.npz").read_bytes()
-    run, trained = study.find_or_train(spec())
+    run, trained = ensure.find_or_train(spec())
     assert trained
     assert bits(run.folder) == bits(undisturbed)
-    aside = runs.build_folder() / "damaged" / f"{spec().key}-1"
+    aside = paths.build_folder() / "damaged" / f"{spec().key}-1"
     assert (aside / "features.npz").read_bytes() == before
     said = capsys.readouterr().err
     assert f"the run in {stored} is damaged, features.npz not as it was stored; it is set aside as {aside}" in said
@@ -202,12 +204,12 @@ def test_a_damaged_run_is_set_aside_with_a_word_and_made_again(stored, undisturb
 def test_a_damaged_published_run_is_an_error_that_names_the_file_and_stays_where_it_is(
     tmp_path, monkeypatch, undisturbed
 ):
-    monkeypatch.setattr(runs, "published_folder", lambda: tmp_path / "results")
-    folder = published.publish_run(runs.load(undisturbed), None, {}).folder
-    assert runs.published(spec()).published
+    monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
+    folder = publish.publish_run(store.load(undisturbed), None, {}).folder
+    assert store.published(spec()).published
     spoil(folder / "predictions.npz", "turn", 0.5)
     with pytest.raises(files.Damaged, match=rf"{folder} is damaged, predictions\.npz"):
-        runs.published(spec())
+        store.published(spec())
     assert folder.is_dir()
 
 
@@ -223,10 +225,10 @@ def stopped(monkeypatch):
             raise process.Terminated
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(execute, "CHECKPOINT_SECONDS", 0)
         patch.setattr(process, "check", check)
         with pytest.raises(process.Terminated):
-            study.execute(spec())
+            execute.execute(spec())
     folder = checkpoints.folder_of(spec())
     places = ("000002-000000", "000002-000001")  # of three that were written
     assert {path.name for path in folder.iterdir()} == {f"{p}.{e}" for p in places for e in ("json", "safetensors")}
@@ -243,15 +245,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(stopped, tmp_p
         assert f"a checkpoint is not used: {stopped / name} is not as it was written" in capsys.readouterr().err
         shutil.copytree(tmp_path / "whole", stopped, dirs_exist_ok=True)
     spoil(stopped / name, "turn", 0.5)
-    run = study.execute(spec())
+    run = execute.execute(spec())
     assert bits(run.folder) == bits(undisturbed)
     assert leftovers(run.folder) == []
 
 
 def test_a_checkpoint_of_other_code_is_not_used(stopped, monkeypatch, capsys):
-    made_of = runs.provenance(spec())
+    made_of = fresh.provenance(spec())
     made_of["code"] = made_of["code"] | {"models.py": "another"}
-    monkeypatch.setattr(runs, "provenance", lambda _: made_of)
+    monkeypatch.setattr(fresh, "provenance", lambda _: made_of)
     assert checkpoints.latest(spec()) == (None, 0.0)
     assert "is no longer what it was: models.py changed" in capsys.readouterr().err
     assert list(stopped.iterdir()) == []
@@ -259,27 +261,27 @@ def test_a_checkpoint_of_other_code_is_not_used(stopped, monkeypatch, capsys):
 
 def test_a_damaged_map_is_found_wherever_it_is_damaged(stored):
     asked = study.plan("smoke", **SMALL, perplexity=5.0, tsne_iterations=10)
-    plane = study.map_of(asked, runs.load(stored))
-    (path,) = (runs.build_folder() / "maps").iterdir()
+    plane = maps.map_of(asked, store.load(stored))
+    (path,) = (paths.build_folder() / "maps").iterdir()
     whole = path.read_bytes()
     for how, where in SPOILT:
         spoil(path, how, where)
         with pytest.raises(files.Damaged, match=path.name):
-            study.read_map(path)
+            maps.read_map(path)
         path.write_bytes(whole)
-    assert np.array_equal(study.map_of(asked, runs.load(stored)), plane)
+    assert np.array_equal(maps.map_of(asked, store.load(stored)), plane)
 
 
 def test_a_damaged_set_is_named_and_can_be_fetched_again(tmp_path):
     archives.pack(tmp_path / "MiceBone.zip", archives.micebone()[0])
     given = ("micebone", str(tmp_path / "MiceBone.zip"), (files.checksum(tmp_path / "MiceBone.zip"),))
     assert fetch.fetch(*given)
-    path = real_data.locate("micebone")
+    path = sets.locate("micebone")
     whole = path.read_bytes()
     for how, where in SPOILT:
         spoil(path, how, where)
         with pytest.raises(InputError, match=f"{path} is not as it was written"):
-            real_data.read("micebone")
+            sets.read("micebone")
         if (how, where) != SPOILT[-1]:
             path.write_bytes(whole)
     assert fetch.fetch(*given)
@@ -294,7 +296,7 @@ def test_a_fetch_that_is_killed_is_done_by_the_next_one_and_leaves_nothing(tmp_p
     codes, said, _ = live(tmp_path, *kills, {"arguments": fetching}, {"arguments": fetching})
     assert codes == [KILLED, KILLED, 0, 0], said
     assert (said.count("is made"), said.count("is there already")) == (1, 1)
-    left = {path.name for path in real_data.folders()[1].iterdir()}
+    left = {path.name for path in sets.folders()[1].iterdir()}
     assert left == {"micebone.npz", "micebone.json", ".micebone.lock"}
 
 
@@ -310,18 +312,18 @@ def halves(folder):
 def test_a_full_disk_is_named_nothing_is_left_in_part_and_with_room_the_run_goes_on(
     disk, full, monkeypatch, capsys, undisturbed, what
 ):
-    monkeypatch.setattr(study, "CHECKPOINT_SECONDS", {"checkpoint": 0, "result": 100}[what])
+    monkeypatch.setattr(execute, "CHECKPOINT_SECONDS", {"checkpoint": 0, "result": 100}[what])
     filler = full(left=200_000)
     assert cli.main(ARGUMENTS) == 1
     said = capsys.readouterr().err
-    place = checkpoints.folder_of(spec()) if what == "checkpoint" else runs.build_folder() / "runs"
+    place = checkpoints.folder_of(spec()) if what == "checkpoint" else paths.build_folder() / "runs"
     assert f"bhl: error: {place}" in said
     assert f"cannot be written: No space left on device in {place}" in said
     assert len(said.splitlines()) == 1
     assert halves(disk) == []
     filler.unlink()
     assert cli.main(ARGUMENTS) == 0
-    assert bits(runs.build_folder() / "runs" / spec().key) == bits(undisturbed)
+    assert bits(paths.build_folder() / "runs" / spec().key) == bits(undisturbed)
 
 
 def test_a_full_disk_is_named_in_a_download_and_nothing_is_left(disk, full, tmp_path, capsys):
@@ -378,7 +380,7 @@ def wait_until(true, process=None):
 def test_a_study_of_two_workers_is_stopped_and_killed_and_ends_in_the_same_bits(tmp_path):
     changed = TINY | {"epochs": 60, "dropout": 0.3}
     specs = study.plan("smoke", **changed).specs()
-    build, arguments = tmp_path / "killed", ["study", "--profile", "smoke", "--workers", "2", *sets(**changed)]
+    build, arguments = tmp_path / "killed", ["study", "--profile", "smoke", "--workers", "2", *set_options(**changed)]
 
     def started(then):
         """Start the study, wait till both runs have gone on by an epoch, and do something to it."""
@@ -407,7 +409,7 @@ def test_a_study_of_two_workers_is_stopped_and_killed_and_ends_in_the_same_bits(
     code, said = started(lambda pid: None)
     assert (code, "goes on after" in said) == (0, True)
     for spec in specs:
-        assert bits(build / "runs" / spec.key) == bits(study.execute(spec).folder)
+        assert bits(build / "runs" / spec.key) == bits(execute.execute(spec).folder)
         assert leftovers(build / "runs" / spec.key) == []
 
 
@@ -429,7 +431,7 @@ def test_a_book_that_ends_in_the_middle_of_a_notebook_is_built_by_the_next_call(
     nbformat.write(made, root / "notebooks" / "01_one.ipynb")
     environment = {"PYTHONPATH": str(root / "src")}
     given = {"cwd": root, "environment": environment, "stdout": subprocess.PIPE}
-    arguments = ["book", "--profile", "smoke", *sets(**TINY)]
+    arguments = ["book", "--profile", "smoke", *set_options(**TINY)]
 
     first = command(build, *arguments, **given)
     wait_until(flag.exists, first)

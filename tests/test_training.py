@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from beyond_hard_labels import InputError, metrics, training, votes
-from beyond_hard_labels.images import random_split
-from beyond_hard_labels.material import images_of
-from beyond_hard_labels.study import plan
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.data import votes
+from beyond_hard_labels.data.images import random_split
+from beyond_hard_labels.learn import metrics, train
+from beyond_hard_labels.runs.inputs import images_of
+from beyond_hard_labels.runs.study import plan
 from conftest import TINY
 
 N = TINY["n_images"]
@@ -18,7 +20,7 @@ def run(spec=None, targets=None, labels="soft", **changes):
     spec = spec or plan("smoke", **(TINY | changes)).spec(labels, 0)
     data = images_of(spec)
     targets = targets or votes.targets(data.truth, labels)
-    return training.train(data, targets, random_split(len(data.ids), 0), spec, seed=0)
+    return train.train(data, targets, random_split(len(data.ids), 0), spec, seed=0)
 
 
 def equal(a, b):
@@ -89,7 +91,7 @@ def test_dropped_ties_are_not_trained_on():
 
 def test_sample_weights_are_balanced_and_sum_to_the_number_of_images():
     targets = np.eye(3)[[0, 0, 0, 0, 1, 1, 2]]
-    weights = training.sample_weights(targets)
+    weights = train.sample_weights(targets)
     assert weights.sum() == pytest.approx(7)
     assert weights == pytest.approx([7 / 12] * 4 + [7 / 6] * 2 + [7 / 3])
 
@@ -110,7 +112,7 @@ def test_sample_weights_are_balanced_and_sum_to_the_number_of_images():
 )
 def test_schedules(name, progress, expected):
     config = plan("smoke", schedule=name).spec("soft", 0)
-    assert training.schedule(config, progress) == pytest.approx(expected, abs=1e-6)
+    assert train.schedule(config, progress) == pytest.approx(expected, abs=1e-6)
 
 
 def test_decoupled_decay_shrinks_weights_by_its_own_share_a_step_whatever_the_learning_rate():
@@ -130,7 +132,7 @@ def test_coupled_decay_is_multiplied_by_the_learning_rate():
 
 @pytest.mark.parametrize("n", [2, 17, 33, 100])
 def test_no_batch_is_left_with_a_single_image(n):
-    batches = training._batches(torch.arange(n), 16)
+    batches = train._batches(torch.arange(n), 16)
     assert torch.equal(torch.cat(batches), torch.arange(n))
     assert max(len(b) for b in batches) <= 16
     assert min(len(b) for b in batches) >= 2
@@ -139,10 +141,8 @@ def test_no_batch_is_left_with_a_single_image(n):
 def test_a_passed_deadline_stops_before_the_next_epoch():
     spec = plan("smoke", **TINY).spec("soft", 0)
     data = images_of(spec)
-    with pytest.raises(training.TimeUp, match="0 of 2 epochs"):
-        training.train(
-            data, votes.targets(data.truth, "soft"), random_split(N, 0), spec, seed=0, deadline=time.time() - 1
-        )
+    with pytest.raises(train.TimeUp, match="0 of 2 epochs"):
+        train.train(data, votes.targets(data.truth, "soft"), random_split(N, 0), spec, seed=0, deadline=time.time() - 1)
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_not_a_cpu(monkeypatch):

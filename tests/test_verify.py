@@ -4,7 +4,9 @@ import re
 import numpy as np
 import pytest
 
-from beyond_hard_labels import book, files, runs, study, verify
+from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.book import build, verify
+from beyond_hard_labels.runs import study
 from conftest import TINY
 from test_book import built, notebook, project, small, tiny_runs, without_pages  # noqa: F401
 
@@ -12,25 +14,25 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("wi
 
 SAY = [
     "from beyond_hard_labels import report",
-    "from beyond_hard_labels.study import ensure, plan",
+    "from beyond_hard_labels.runs.study import ensure, plan",
     f"study = plan('smoke', **{TINY})",
     "report.say('KL {{ soft.kl }}, {{ table.one }}', study, ensure(study))",
 ]
 
 
 @pytest.fixture
-def told(project, small):  # noqa: F811
+def told(project, small):
     """A book with one page and one notebook that print numbers."""
     import nbformat
 
     nbformat.write(notebook("\n".join(SAY)), project / "notebooks" / "01_one.ipynb")
     built(project, small)
-    return runs.build_folder() / "book"
+    return paths.build_folder() / "book"
 
 
-def change_one_prediction(small, *, sealed=False):  # noqa: F811
+def change_one_prediction(small, *, sealed=False):
     """Change a stored prediction; sealed, so that the run's own checksums say nothing."""
-    folder = runs.build_folder() / "runs" / small.spec("soft", 0).key
+    folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
     with np.load(folder / "predictions.npz") as file:
         content = dict(file)
     content["test_logits"][0] = -content["test_logits"][0]
@@ -56,7 +58,7 @@ def test_pages_notebooks_and_run_pages_are_all_checked(told):
 PLACES = ("book/intro.md: soft.kl", "01_one, cell 2: soft.kl", "01_one, cell 2: table.one", "table.metrics")
 
 
-def test_one_changed_prediction_fails_verify_and_names_file_and_numbers(told, small, bhl):  # noqa: F811
+def test_one_changed_prediction_fails_verify_and_names_file_and_numbers(told, small, bhl):
     change_one_prediction(small)
     done = bhl("verify")
     assert done.returncode == 1
@@ -65,14 +67,14 @@ def test_one_changed_prediction_fails_verify_and_names_file_and_numbers(told, sm
         assert f"{place} cannot be computed again" in done.stderr
 
 
-def test_predictions_that_give_other_numbers_fail_verify_and_the_book(told, project, small, bhl):  # noqa: F811
+def test_predictions_that_give_other_numbers_fail_verify_and_the_book(told, project, small, bhl):
     change_one_prediction(small, sealed=True)
     done = bhl("verify")
     assert done.returncode == 1
     for place in PLACES:
         assert re.search(rf"{re.escape(place)} is printed as .*, the stored predictions give", done.stderr)
-    with pytest.raises(book.BookError, match=r"01_one, cell 2: soft\.kl is printed as"):
-        book._verify(told)
+    with pytest.raises(build.BookError, match=r"01_one, cell 2: soft\.kl is printed as"):
+        build._verify(told)
 
 
 def test_a_number_that_was_typed_over_is_found(told):
@@ -89,9 +91,9 @@ def test_verify_without_a_book_is_bad_input(bhl):
 
 
 @pytest.mark.slow
-def test_a_run_made_again_is_equal_to_the_last_bit(tiny_runs, project, small, bhl):  # noqa: F811
+def test_a_run_made_again_is_equal_to_the_last_bit(tiny_runs, project, small, bhl):
     key = small.spec("soft", 0).key
-    before = {path: path.stat().st_mtime_ns for path in (runs.build_folder() / "runs" / key).iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (paths.build_folder() / "runs" / key).iterdir()}
     done = bhl("compare", key, "--tolerance", "kl=0")
     assert done.returncode == 0, done.stderr
     assert "predictions equal to the last bit" in done.stdout
@@ -99,8 +101,8 @@ def test_a_run_made_again_is_equal_to_the_last_bit(tiny_runs, project, small, bh
 
 
 @pytest.mark.slow
-def test_a_run_that_differs_by_more_than_the_tolerance_fails(project, small, bhl):  # noqa: F811
-    folder = runs.build_folder() / "runs" / small.spec("soft", 0).key
+def test_a_run_that_differs_by_more_than_the_tolerance_fails(project, small, bhl):
+    folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
     change_one_prediction(small, sealed=True)
     assert bhl("compare", folder, "--tolerance", "kl=9", "--tolerance", "macro_accuracy=1").returncode == 0
     done = bhl("compare", folder, "--tolerance", "kl=0.0001")
@@ -122,7 +124,7 @@ def test_bad_comparisons_are_bad_input(bhl, arguments, message):
     assert message in done.stderr
 
 
-def test_the_record_of_a_page_is_enough_to_name_its_study(told, small):  # noqa: F811
+def test_the_record_of_a_page_is_enough_to_name_its_study(told, small):
     record = json.loads((told / "printed.json").read_text())["book/intro.md"]
     found, of = verify.runs_of(record)
     assert found == small == study.plan("smoke", **TINY)

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels import InputError, shapes, votes
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.data import shapes, votes
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from beyond_hard_labels import InputError, __version__
+from beyond_hard_labels import __version__
+from beyond_hard_labels.base.errors import InputError
 
 UNFINISHED = 75  # exit code of a study that the time limit stopped; calling again goes on
 _KEPT = "what was done is kept, the same command goes on"
@@ -40,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from concurrent.futures.process import BrokenProcessPool
 
-    from beyond_hard_labels.files import Unwritten
-    from beyond_hard_labels.process import TERMINATED, Terminated, TimeUp, stoppable
+    from beyond_hard_labels.base.files import Unwritten
+    from beyond_hard_labels.base.process import TERMINATED, Terminated, TimeUp, stoppable
 
     try:
         with stoppable():
@@ -203,8 +204,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments):
-    from beyond_hard_labels.parameters import parse
-    from beyond_hard_labels.study import plan, valid_parameters
+    from beyond_hard_labels.base.parameters import parse
+    from beyond_hard_labels.runs.study import plan, valid_parameters
 
     overrides = parse(valid_parameters(), arguments.set)
     if dataset := getattr(arguments, "dataset", None) or getattr(arguments, "name", None):
@@ -219,8 +220,8 @@ def _check_workers(arguments) -> int | None:
 
 
 def _book(arguments) -> int:
-    from beyond_hard_labels.book import BookError, make
-    from beyond_hard_labels.study import require_generated
+    from beyond_hard_labels.book.build import BookError, make
+    from beyond_hard_labels.runs.study import require_generated
 
     study = require_generated(_plan(arguments))
     try:
@@ -234,8 +235,8 @@ def _book(arguments) -> int:
 
 
 def _verify(arguments) -> int:
-    from beyond_hard_labels.runs import build_folder
-    from beyond_hard_labels.verify import faults, published_faults
+    from beyond_hard_labels.base.paths import build_folder
+    from beyond_hard_labels.book.verify import faults, published_faults
 
     again, by_checksum, found = published_faults()
     print(f"published runs: the scores of {again} computed again, {by_checksum} held against checksums only")
@@ -250,8 +251,9 @@ def _verify(arguments) -> int:
 
 
 def _compare(arguments) -> int:
-    from beyond_hard_labels.metrics import METRICS
-    from beyond_hard_labels.runs import build_folder, load, published_folder
+    from beyond_hard_labels.base.paths import build_folder, published_folder
+    from beyond_hard_labels.learn.metrics import METRICS
+    from beyond_hard_labels.runs.store import load
 
     given = {}
     for pair in arguments.tolerance:
@@ -268,7 +270,7 @@ def _compare(arguments) -> int:
         raise InputError(
             f"there is no run '{arguments.run}', expected a folder, or a key in {folder.parent} or {published.parent}"
         )
-    from beyond_hard_labels.verify import TOLERANCES, compare
+    from beyond_hard_labels.book.verify import TOLERANCES, compare
 
     table, within, equal = compare(load(folder if folder.is_dir() else published), TOLERANCES | given)
     print(table.to_string(index=False))
@@ -278,7 +280,7 @@ def _compare(arguments) -> int:
 
 
 def _run(arguments) -> int:
-    from beyond_hard_labels.study import find_or_train
+    from beyond_hard_labels.runs.ensure import find_or_train
 
     spec, epoch = _plan(arguments).spec(arguments.labels, arguments.split), arguments.epoch
     if epoch is not None and not 1 <= epoch <= spec.epochs:
@@ -297,8 +299,8 @@ def _run(arguments) -> int:
 
 
 def _study(arguments) -> int:
-    from beyond_hard_labels.report import scores
-    from beyond_hard_labels.runs import published_folder
+    from beyond_hard_labels.base.paths import published_folder
+    from beyond_hard_labels.book.report import scores
 
     if arguments.grid is not None:
         return _grid(arguments)
@@ -310,7 +312,7 @@ def _study(arguments) -> int:
         found = _ensured(arguments, study.specs())
     print(scores(found)[["labels", "split", "key", "macro_accuracy", "kl"]].to_string(index=False))
     if arguments.publish:
-        from beyond_hard_labels.published import publish
+        from beyond_hard_labels.runs.publish import publish
 
         print(f"published {len(publish(study))} runs in {published_folder()}")
     return 0
@@ -318,14 +320,14 @@ def _study(arguments) -> int:
 
 def _ensured(arguments, specs: list) -> list:
     """Return the runs of some specs after training what is missing, here or on a cluster."""
-    from beyond_hard_labels.study import ensure_specs
+    from beyond_hard_labels.runs.ensure import ensure_specs
 
     workers, deadline = _check_workers(arguments), _deadline(arguments)
     if not arguments.scheduler:
         return ensure_specs(specs, workers=workers, deadline=deadline)
     if workers:
         raise InputError("--workers is for this machine; expected without --scheduler")
-    from beyond_hard_labels.cluster import workers_of
+    from beyond_hard_labels.runs.cluster import workers_of
 
     with workers_of(arguments.scheduler, specs) as executor:
         return ensure_specs(specs, deadline=deadline, executor=executor)
@@ -337,8 +339,8 @@ def _packing(specs: list, path: str | None):
     if path is None:
         yield
         return
-    from beyond_hard_labels import packing
-    from beyond_hard_labels.process import TimeUp
+    from beyond_hard_labels.base.process import TimeUp
+    from beyond_hard_labels.runs import packing
 
     packing.check(path)  # before hours of training
     stopped = None
@@ -358,7 +360,7 @@ def _packing(specs: list, path: str | None):
 
 
 def _unpack(arguments) -> int:
-    from beyond_hard_labels import packing
+    from beyond_hard_labels.runs import packing
 
     for name, what in packing.unpack(arguments.parts).items():
         print(f"{name}: {what}")
@@ -368,7 +370,7 @@ def _unpack(arguments) -> int:
 def _grid(arguments) -> int:
     import os
 
-    from beyond_hard_labels import grids
+    from beyond_hard_labels.runs import grids
 
     if arguments.publish and not arguments.full:
         raise InputError("--publish is of the whole grid; expected --full with it")
@@ -396,7 +398,7 @@ def _grid(arguments) -> int:
 
 
 def _status(arguments) -> int:
-    from beyond_hard_labels import status
+    from beyond_hard_labels.book import status
 
     found = status.items(_plan(arguments))
     print(json.dumps(status.as_json(found), indent=1) if arguments.json else status.as_text(found))
@@ -404,7 +406,7 @@ def _status(arguments) -> int:
 
 
 def _clean(arguments) -> int:
-    from beyond_hard_labels import status
+    from beyond_hard_labels.book import status
 
     found = status.removable(status.items())
     for item in found:
@@ -423,12 +425,12 @@ def _seconds(option: str, text: str) -> float:
 
 
 def _describe(arguments) -> int:
-    from beyond_hard_labels import fetch, real_data
-    from beyond_hard_labels.material import images_of
-    from beyond_hard_labels.report import describe
+    from beyond_hard_labels.book.report import describe
+    from beyond_hard_labels.data import fetch, sets
+    from beyond_hard_labels.runs.inputs import images_of
 
     described = describe(images_of(_plan(arguments).spec("soft", 0)))
-    if arguments.name != real_data.SYNTHETIC:
+    if arguments.name != sets.SYNTHETIC:
         about = fetch.about(arguments.name)
         described |= {part: about[part] for part in ("source", "fetched", "licence", "citation") if part in about}
     if arguments.json:
@@ -440,10 +442,10 @@ def _describe(arguments) -> int:
 
 
 def _fetch(arguments) -> int:
-    from beyond_hard_labels import fetch, real_data
+    from beyond_hard_labels.data import fetch, sets
 
     fetched = fetch.fetch(arguments.name, arguments.origin, tuple(arguments.sha256))
-    path = real_data.folders()[1] / f"{arguments.name}.npz"
+    path = sets.folders()[1] / f"{arguments.name}.npz"
     about = fetch.record(path)
     print(f"{path} {'is made' if fetched else 'is there already; remove it to fetch it again'}")
     if about:
@@ -455,7 +457,8 @@ def _fetch(arguments) -> int:
 
 
 def _import(arguments) -> int:
-    from beyond_hard_labels.real_data import import_votes, read
+    from beyond_hard_labels.data.own import import_votes
+    from beyond_hard_labels.data.sets import read
 
     path = import_votes(arguments.name, arguments.votes, arguments.images, arguments.image_size)
     data = read(arguments.name)
@@ -464,8 +467,8 @@ def _import(arguments) -> int:
 
 
 def _export(arguments) -> int:
-    from beyond_hard_labels.dcic import export
-    from beyond_hard_labels.material import images_of
+    from beyond_hard_labels.data.dcic import export
+    from beyond_hard_labels.runs.inputs import images_of
 
     data = images_of(_plan(arguments).spec("soft", 0))
     if data.votes is not None:

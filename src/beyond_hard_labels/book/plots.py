@@ -1,0 +1,315 @@
+"""Figures: arrays in, a matplotlib figure out; nothing is computed that a number could hang on.
+
+Colours mean something: hue is the hue of the image; the two arms keep their colours throughout
+(blue for hard, orange for soft, which colour-blind readers can tell apart).
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import to_rgb
+from matplotlib.ticker import NullFormatter
+
+from beyond_hard_labels.data import shapes
+
+ARM_COLOURS = {"hard": "#0072B2", "soft": "#D55E00"}
+CLASS_COLOURS = {"b": "#3B6FE0", "g": "#2E9E4F", "r": "#D6423B"}
+
+
+def class_palette(class_names: tuple[str, ...]) -> np.ndarray:
+    """Return a colour a class, float (K, 3).
+
+    Those of the synthetic set are its own, paler for ellipses; of other sets, up to ten can be told apart
+    by colour-blind readers, more lie around the hues.
+    """
+    if class_names != shapes.CLASS_NAMES:
+        n = len(class_names)
+        return np.array(sns.color_palette("colorblind", n) if n <= 10 else sns.husl_palette(n))
+    strength = np.array([[0.5 if name[1] == "e" else 1.0] for name in class_names])
+    return 1 - strength * (1 - np.array([to_rgb(CLASS_COLOURS[name[0]]) for name in class_names]))
+
+
+def use_style() -> None:
+    """Set the one style of all figures; white ground, so that dark pages show them as cards."""
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9)
+    plt.rcParams.update({"figure.dpi": 110, "figure.facecolor": "white", "axes.spines.top": False})
+    plt.rcParams.update({"axes.spines.right": False, "svg.hashsalt": "beyond-hard-labels"})
+
+
+def montage(images: np.ndarray, titles: list[str], *, columns: int) -> plt.Figure:
+    """Show images (N, C, H, W) uint8 in a grid, each under its title."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.75 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def hue_circle(images: np.ndarray, hues: np.ndarray, shapes: np.ndarray) -> plt.Figure:
+    """Show images (len(shapes) * len(hues), 3, H, W) around the hue circle, angle for hue, one ring a shape.
+
+    Hue runs fastest; the first shape is the outer ring. The ground is black, as that of the images.
+    """
+    figure, axis = plt.subplots(figsize=(8, 6.6), facecolor="black")
+    share = 2 * np.pi / len(hues)  # of a ring's radius that an image takes up along the ring
+    radii = (1 - share / 2) / (1 + share / 2)
+    for image, (ring, hue) in zip(images, [(i, h) for i in range(len(shapes)) for h in hues], strict=True):
+        radius = radii**ring
+        x, y, half = radius * np.cos(2 * np.pi * hue), radius * np.sin(2 * np.pi * hue), 0.65 * radius * share
+        lit = np.concatenate([image, 255 * image.any(axis=0, keepdims=True)])  # black corners would hide neighbours
+        axis.imshow(lit.transpose(1, 2, 0), extent=(x - half, x + half, y - half, y + half), interpolation="nearest")
+    axis.text(0, 0, "circle outside,\nellipse inside", color="white", ha="center", va="center")
+    names = {0: "red 0", 1 / 6: "1/6", 1 / 3: "green 1/3", 1 / 2: "1/2", 2 / 3: "blue 2/3", 5 / 6: "5/6"}
+    for hue, name in names.items():
+        place = 1.3 * np.cos(2 * np.pi * hue), 1.22 * np.sin(2 * np.pi * hue)
+        axis.text(*place, name, color="white", ha="center", va="center")
+    axis.set(xlim=(-1.45, 1.45), ylim=(-1.2, 1.2), aspect="equal")
+    axis.axis("off")
+    figure.tight_layout(pad=0)
+    return figure
+
+
+def class_sizes(truth: np.ndarray, pure: np.ndarray, class_names: tuple[str, ...]) -> plt.Figure:
+    """Show how many images each class leads, pure and interpolated ones stacked."""
+    leading = truth.argmax(axis=1)
+    counts = [np.bincount(leading[part], minlength=len(class_names)) for part in (pure, ~pure)]
+    figure, axis = plt.subplots(figsize=(6.5, 3))
+    colours = [CLASS_COLOURS[name[0]] for name in class_names]
+    axis.bar(class_names, counts[0], color=colours, label="pure")
+    axis.bar(class_names, counts[1], bottom=counts[0], color=colours, alpha=0.45, label="interpolated")
+    axis.set(xlabel="majority class", ylabel="images")
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2)
+    figure.tight_layout()
+    return figure
+
+
+def distributions(
+    images: np.ndarray, rows: dict[str, np.ndarray], titles: list[str], class_names: tuple[str, ...]
+) -> plt.Figure:
+    """Show images (N, C, H, W) above their label distributions as bars, one colour a named (N, K) array.
+
+    Names that begin with hard or soft get the colour of that arm, all others are grey.
+    """
+    n = len(titles)
+    figure, axes = plt.subplots(2, n, figsize=(1.9 * n, 4.1), sharey="row", squeeze=False, height_ratios=(1, 1.6))
+    width = 0.8 / len(rows)
+    for i, (picture, axis) in enumerate(axes.T):
+        picture.imshow(images[i].transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+        picture.set_title(titles[i], fontsize=9)
+        picture.axis("off")
+        for j, (name, array) in enumerate(rows.items()):
+            place = np.arange(len(class_names)) + (j + 0.5) * width - 0.4
+            axis.bar(place, array[i], width, label=name, color=ARM_COLOURS.get(name[:4], "#7F7F7F"))
+        axis.set_xticks(range(len(class_names)), class_names)
+        axis.grid(axis="x", visible=False)
+    axes[1, 0].set_ylabel("probability")
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    return figure
+
+
+def curve(x: np.ndarray, lines: dict[str, np.ndarray], *, xlabel: str, ylabel: str) -> plt.Figure:
+    """Show positive lines over a logarithmic axis in x and y."""
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    for (name, y), colour, style in zip(
+        lines.items(), sns.color_palette("colorblind"), ("o-", "s--", "^:"), strict=False
+    ):
+        axis.loglog(x, y, style, label=name, color=colour)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def training_curves(runs: list) -> plt.Figure:
+    """Show macro accuracy and KL on validation images over epochs: mean and range over the splits."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    for axis, name, label in zip(
+        axes, ("macro_accuracy", "kl"), ("macro accuracy", "KL to soft truth (nats)"), strict=True
+    ):
+        for arm in sorted({r.spec.labels for r in runs}):
+            histories, colour = [r.history for r in runs if r.spec.labels == arm], ARM_COLOURS[arm]
+            epochs, values = histories[0]["epoch"], np.array([h[name] for h in histories])
+            axis.plot(epochs, values.mean(axis=0), color=colour, label=f"{arm} labels")
+            axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axis.set(xlabel="epoch", ylabel=label)
+    axes[1].set_yscale("log")
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def score_pairs(table) -> plt.Figure:
+    """Show both headline metrics of each split, the two arms of a split joined by a line."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    for axis, name, label in zip(
+        axes, ("macro_accuracy", "kl"), ("macro accuracy", "KL to soft truth (nats)"), strict=True
+    ):
+        wide = table.pivot(index="split", columns="labels", values=name)
+        axis.plot([0, 1], wide[["hard", "soft"]].to_numpy().T, color="0.6", zorder=1)
+        for x, arm in enumerate(("hard", "soft")):
+            axis.scatter([x] * len(wide), wide[arm], color=ARM_COLOURS[arm], zorder=2)
+        axis.set_xticks([0, 1], ["hard labels", "soft labels"])
+        axis.set(xlim=(-0.4, 1.4), ylabel=label)
+    axes[1].set_yscale("log")
+    figure.tight_layout()
+    return figure
+
+
+def reliability(bins: dict) -> plt.Figure:
+    """Show per arm the mean true probability of the predicted class against the confidence in it."""
+    figure, axis = plt.subplots(figsize=(4.2, 3.8))
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
+    for arm, values in bins.items():
+        axis.plot(values.confidence, values.agreement, "o-", color=ARM_COLOURS[arm], label=f"{arm} labels")
+    axis.set(xlabel="confidence", ylabel="true probability", xlim=(0, 1.02), ylim=(0, 1.02))
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def maps(planes: dict[str, np.ndarray], hue: np.ndarray, shape: np.ndarray) -> plt.Figure:
+    """Show the maps (N, 2) of both arms as the paper's Figure 1: hue to the left, shape to the right."""
+    figure, axes = plt.subplots(
+        len(planes), 2, figsize=(9, 4.2 * len(planes) + 0.7), squeeze=False, layout="constrained"
+    )
+    columns = [
+        ("colour", hue, "hsv", "hue (0 red, 1/3 green, 2/3 blue)"),
+        ("shape", shape, "viridis", "shape (0 circle, 1 ellipse)"),
+    ]
+    for column, (what, values, palette, legend) in enumerate(columns):
+        for row, (arm, plane) in enumerate(planes.items()):
+            axis = axes[row, column]
+            points = axis.scatter(*plane.T, c=values, cmap=palette, vmin=0, vmax=1, s=6, linewidths=0)
+            axis.set(title=f"{arm} labels: {what} position", xticks=[], yticks=[], aspect="equal")
+            axis.grid(False)
+            sns.despine(ax=axis, left=True, bottom=True)
+        figure.colorbar(points, ax=axes[:, column], label=legend, orientation="horizontal", shrink=0.7, aspect=30)
+    return figure
+
+
+def images_with_votes(images: np.ndarray, counts: np.ndarray, titles: list[str], class_names) -> plt.Figure:
+    """Show images (N, C, H, W) uint8 in a row, the votes (N, K) of each as bars below it."""
+    n, k = counts.shape
+    figure, axes = plt.subplots(2, n, figsize=(2.1 * n, 2 + 0.24 * k), height_ratios=(1.7, 0.24 * k), squeeze=False)
+    for i, (top, below) in enumerate(axes.T):
+        top.imshow(images[i].transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        top.set_title(titles[i], fontsize=8)
+        top.axis("off")
+        below.barh(np.arange(k), counts[i], color=class_palette(class_names))
+        below.set_yticks(np.arange(k), class_names if i == 0 else [""] * k, fontsize=8)
+        below.tick_params(axis="x", labelsize=8)
+        below.set(xlim=(0, 1.05 * counts.max()), ylim=(k - 0.5, -0.5))
+        below.xaxis.get_major_locator().set_params(integer=True)
+        below.grid(axis="y", visible=False)
+    figure.supxlabel("votes", fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def class_maps(planes: dict[str, np.ndarray], truth: np.ndarray, class_names) -> plt.Figure:
+    """Show the maps (N, 2) of both arms, each image in the mean of the classes' colours, weighted by its truth."""
+    colours = class_palette(class_names)
+    figure, axes = plt.subplots(1, len(planes), figsize=(4.5 * len(planes), 5), squeeze=False, layout="constrained")
+    for axis, (arm, plane) in zip(axes[0], planes.items(), strict=True):
+        axis.scatter(*plane.T, c=truth @ colours, s=14, linewidths=0)
+        axis.set(title=f"{arm} labels", xticks=[], yticks=[], aspect="equal")
+        axis.grid(False)
+        sns.despine(ax=axis, left=True, bottom=True)
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
+    figure.legend(handles, class_names, loc="outside lower center", ncols=min(len(class_names), 6), frameon=False)
+    return figure
+
+
+def vote_spread(total: np.ndarray, share: np.ndarray, entropy: np.ndarray) -> plt.Figure:
+    """Show over images the number of votes, the share of the leading class and the entropy of the votes."""
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), sharey=True)
+    labels = ("votes an image", "share of the leading class", "entropy of the votes (nats)")
+    for axis, values, label in zip(axes, (total, share, entropy), labels, strict=True):
+        axis.hist(values, bins=25, color="0.5")
+        axis.set(xlabel=label)
+    axes[0].set_ylabel("images")
+    figure.tight_layout()
+    return figure
+
+
+def error_lines(table, *, xlabel: str, zero: bool = False, band: bool = False) -> plt.Figure | None:
+    """Show means with their intervals over x, one panel a ``panel`` and one line a ``line`` of a tidy table.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Columns panel, line, x, mean, low, high; bounds that are NaN are not drawn. Numbers as x lie on a
+        logarithmic axis, or at equal distances where they end in infinity, which is called "all". An empty
+        table gives no figure.
+    xlabel : str
+    zero, band : bool
+        A line at no difference; a band in place of bars, for many points.
+    """
+    if table.empty:
+        return None
+    panels, names = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["line"]))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.3 * rows), squeeze=False, layout="constrained")
+    values = sorted(set(table["x"]))
+    spaced = bool(np.isinf(values[-1]))
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        if zero:
+            axis.axhline(0, color="0.5", linewidth=1)
+        for i, name in enumerate(names):
+            part = table[(table["panel"] == panel) & (table["line"] == name)].sort_values("x")
+            x = np.searchsorted(values, part["x"]) + 0.08 * (i - (len(names) - 1) / 2) if spaced else part["x"]
+            style = {"color": _line_colour(name, names), "label": name, "linestyle": ("-", "--", ":", "-.")[i % 4]}
+            if band:
+                axis.plot(x, part["mean"], **style)
+                axis.fill_between(x, part["low"], part["high"], color=style["color"], alpha=0.15, linewidth=0)
+                axis.set_xscale("log")
+                axis.xaxis.set_minor_formatter(NullFormatter())
+                continue
+            reach = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
+            axis.errorbar(x, part["mean"], np.nan_to_num(reach), marker="o", markersize=4, capsize=3, **style)
+        axis.set(title=panel, xlabel=xlabel)
+        if spaced:
+            axis.set_xticks(range(len(values)), ["all" if np.isinf(v) else f"{v:g}" for v in values])
+        elif not band:
+            axis.set_xscale("log")
+            axis.set_xticks(values, [f"{v:g}" for v in values])
+            axis.minorticks_off()
+        if panel.startswith("KL"):
+            axis.set_yscale("log")
+    shown = {name: handle for axis in axes.flat for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=min(3, len(shown)), frameon=False)
+    return figure
+
+
+def _line_colour(name: str, names: list[str]):
+    """Return the colour of an arm for a line that begins with its name, else one of a palette."""
+    return ARM_COLOURS.get(name[:4]) or sns.color_palette("colorblind")[2 + names.index(name)]
+
+
+def error_rows(table, *, xlabel: str) -> plt.Figure | None:
+    """Show means with their intervals, a row a named cell and a panel a ``panel``; an empty table gives no figure.
+
+    Columns panel, row, mean, low, high; bounds that are NaN are not drawn.
+    """
+    if table.empty:
+        return None
+    panels, names = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["row"]))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(9.5, 1.3 + 0.32 * len(names)), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        part = table[table["panel"] == panel]
+        reach = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
+        places = [names.index(name) for name in part["row"]]
+        axis.axvline(0, color="0.5", linewidth=1)
+        axis.errorbar(part["mean"], places, xerr=np.nan_to_num(reach), fmt="o", color="0.25", markersize=4, capsize=3)
+        axis.set(title=panel, xlabel=xlabel)
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0, 0].invert_yaxis()
+    return figure

@@ -1,0 +1,203 @@
+"""Sets of real images with real votes: a file each, found by name, and made from a user's own files.
+
+A set is a file ``<NAME>.npz`` with
+
+    images       uint8 (N, H, W) for grey or (N, H, W, 3) for colour, H = W
+    counts       int (N, K), votes per class
+    class_names  str (K,)
+
+and, where they are known,
+
+    ids          str (N,), names of the images
+    labels       int (N,), official labels
+    ratings      int8 (N, R), the class that each rater chose, -1 where absent; they make the counts
+    fold         int (N,), from 1
+
+It lies in the folder ``sets`` of the build folder, if `import_votes` made it, or else in the data
+cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into which only `fetch` writes.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tokenize import TokenError
+
+import numpy as np
+
+from beyond_hard_labels.base import files
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.base.paths import build_folder
+from beyond_hard_labels.data import votes
+from beyond_hard_labels.data.images import LabelledImages
+
+SYNTHETIC = "synthetic"  # the one set that is generated and has no file
+SMALLEST = 16  # pixels a side
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+UNREADABLE = (OSError, ValueError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, TokenError)
+_PARTS = ("images", "counts", "class_names", "ids", "labels", "ratings", "fold")
+_SHOWN_FAULTS = 20
+
+
+def folders() -> tuple[Path, Path]:
+    """Return where sets are looked up, in this order: the user's own ones, the data cache."""
+    cache = os.environ.get("BHL_DATA_DIR")
+    if not cache:
+        from platformdirs import user_cache_dir
+
+        cache = user_cache_dir("beyond-hard-labels")
+    return build_folder() / "sets", Path(cache)
+
+
+def names() -> list[str]:
+    """Return the names of all sets that are here, the generated one first."""
+    found = {path.stem for folder in folders() for path in folder.glob("*.npz") if _NAME.fullmatch(path.stem)}
+    return [SYNTHETIC, *sorted(found - {SYNTHETIC})]
+
+
+def locate(name: str) -> Path:
+    """Return the file of a set; raise `InputError`, with what is here, if there is none."""
+    if name in names()[1:]:
+        return next(path for folder in folders() if (path := folder / f"{name}.npz").is_file())
+    places = " nor ".join(map(str, folders()))
+    raise InputError(
+        f"parameter 'dataset' is '{name}', expected one of {', '.join(names())}; neither {places} holds {name}.npz, "
+        "bhl data fetch gets a published set, and bhl data import makes one of your own files"
+    )
+
+
+def _state(path: Path) -> tuple[Path, int, int]:
+    """Return what a file is known by, so that what was read of it is read again if it changed."""
+    found = path.stat()
+    return path, found.st_size, found.st_mtime_ns
+
+
+def fingerprint(name: str) -> str:
+    """Return the sha256 of a set's file."""
+    return _sha256(*_state(locate(name)))
+
+
+@functools.lru_cache
+def _sha256(path: Path, size: int, mtime: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(name: str, n_images: int | None = None) -> LabelledImages:
+    """Return a set, or its first `n_images`; the truth is the share of the votes.
+
+    Raises
+    ------
+    InputError
+        If there is no such set, or its file is broken or holds something else; file and place are
+        named. Nothing is ever unpickled.
+    """
+    data = _read(*_state(locate(name)))
+    rows = ("images", "truth", "ids", "votes", "ratings", "fold", "official")
+    return replace(data, **{part: getattr(data, part)[:n_images] for part in rows if getattr(data, part) is not None})
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: Path, size: int, mtime: int) -> LabelledImages:
+    if _recorded(path) not in (None, _sha256(path, size, mtime)):
+        raise files.Damaged(f"{path} is not as it was written; remove it, and bhl data fetch gets it again")
+    arrays = _arrays(path)
+    check(path, arrays)
+    images, counts = arrays["images"], arrays["counts"].astype(np.int64)
+    ids = arrays.get("ids", np.array([f"{path.stem}-{i:05d}" for i in range(len(images))]))
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    return LabelledImages(
+        name=path.stem,
+        images=np.ascontiguousarray(images),
+        truth=votes.soft(counts),
+        class_names=tuple(arrays["class_names"].tolist()),
+        ids=tuple(ids.tolist()),
+        votes=counts,
+        ratings=arrays["ratings"].astype(np.int8) if "ratings" in arrays else None,
+        fold=arrays.get("fold"),
+        official=arrays.get("labels"),
+    )
+
+
+def _recorded(path: Path) -> str | None:
+    """Return the checksum that the record beside a set has of it, if there is one, see `fetch.record`."""
+    try:
+        return json.loads(path.with_suffix(".json").read_text("utf-8")).get("made")
+    except (OSError, ValueError, AttributeError):
+        return None  # what is wrong with a record is said where it is shown
+
+
+def check(path: Path | str, arrays: dict[str, np.ndarray]) -> None:
+    """Raise `InputError`, which begins with `path`, if arrays are not the parts of a set as stated above."""
+    images, class_names = arrays["images"], arrays["class_names"]
+    n, k = len(images) if images.ndim else 0, class_names.size
+    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
+    ids = arrays.get("ids")
+    expected = {
+        "images": (images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"),
+        "class_names": (_are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"),
+        "ids": (ids is None or (_are_names(ids) and ids.shape == (n,)), f"text ({n},), one an image, all different"),
+        "counts": (arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"),
+    }
+    for part, (fits, text) in expected.items():
+        if not fits:
+            raise InputError(f"{path}: {part} is {arrays[part].dtype} {arrays[part].shape}, expected {text}")
+    try:
+        counts = votes.validate(arrays["counts"], k)
+    except InputError as error:
+        raise InputError(f"{path}: counts: {error}") from error
+    optional = {"labels": (1, 0, k - 1), "fold": (1, 1, 1000), "ratings": (2, -1, min(k - 1, 127))}
+    for part in [part for part in optional if part in arrays]:
+        array, (rank, low, high) = arrays[part], optional[part]
+        whole = array.dtype.kind in "iu"
+        if not whole or array.shape[:1] != (n,) or array.ndim != rank or ((array < low) | (array > high)).any():
+            extent = f" of {array.min()} to {array.max()}" if whole and array.size else ""
+            expected = f"whole numbers {f'({n},)' if rank == 1 else f'({n}, R)'} of {low} to {high}"
+            raise InputError(f"{path}: {part} is {array.dtype} {array.shape}{extent}, expected {expected}")
+    if "ratings" in arrays:
+        made = np.stack([(arrays["ratings"] == c).sum(axis=1) for c in range(k)], axis=1)
+        if (off := np.flatnonzero((made != counts).any(axis=1))).size:
+            row = off[0]
+            raise InputError(
+                f"{path}: ratings of image {row} make the counts {made[row].tolist()}, expected {counts[row].tolist()}"
+            )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file that a set is made of."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a zip archive, or not a whole one")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {part: file[part] for part in _PARTS if part in file.files}
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a set of images: {error}") from error
+    for part in ("images", "counts", "class_names", *arrays):
+        if not isinstance(arrays.get(part), np.ndarray):
+            raise InputError(f"{path} is not a set of images: it has no array '{part}'")
+    return arrays
+
+
+def _are_names(array: np.ndarray) -> bool:
+    return array.dtype.kind == "U" and array.ndim == 1 and len(set(array.tolist()) - {""}) == len(array)
+
+
+def refuse(what: str, faults: list[str]) -> None:
+    """Raise `InputError` with the first twenty faults, if there are any."""
+    if faults:
+        shown = [*faults[:_SHOWN_FAULTS], *([f"and {len(faults) - 20} more"] if len(faults) > _SHOWN_FAULTS else [])]
+        raise InputError(f"{what}, {len(faults)} fault(s):\n  " + "\n  ".join(shown))
+
+
+def write(path: Path, put: Callable) -> Path:
+    """Write a file whole or not at all; `put` writes into the open file."""
+    with files.writing(path) as temporary, temporary.open("wb") as file:
+        put(file)
+    return path

@@ -1,0 +1,1 @@
+"""From targets to predictions, and what these are worth."""

@@ -1,0 +1,125 @@
+"""Backbones with the heads of the protocol, and the three places where weights come from."""
+
+import hashlib
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.base.rng import torch_seed
+
+BACKBONES = {  # name here -> name in timm
+    "densenet121": "densenet121",
+    "resnet50v2": "resnetv2_50",  # pre-activation with batch norm, as Keras' ResNet50V2 of the authors
+    "small": "test_resnet",  # 0.37 M parameters, for two cores
+    "small_mobile": "test_efficientnet",  # 0.10 M, inverted residuals, as fast
+}
+HEADS = ("linear", "mlp")
+
+
+class Classifier(nn.Module):
+    """A backbone, global average pooling, and a head."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map x (B, 3, H, W) to logits (B, K) and pooled features (B, F)."""
+        # A plain mean: unlike adaptive pooling, its gradient is deterministic on every device.
+        features = self.backbone.forward_features(x).mean((2, 3))
+        return self.head(features), features
+
+
+def build(config, n_classes: int, channels: int, seed: int) -> Classifier:
+    """Build the classifier of a training config, initialised from its seed alone.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Its fields ``backbone``, ``head``, ``dropout``, ``weights`` and ``weights_sha256``.
+    n_classes, channels : int
+        K, and 1 or 3.
+    seed : int
+        Seed of the initialisation; the backbone is overwritten where weights are loaded.
+
+    Raises
+    ------
+    InputError
+        If weights are asked for and cannot be had, or are not the ones asked for. There is no
+        falling back to random ones.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed("initialisation", seed))
+        backbone = timm.create_model(BACKBONES[config.backbone], num_classes=0, in_chans=channels)
+        head = _head(config, backbone.num_features, n_classes)
+    if config.weights != "none":
+        _load(backbone, _weights_file(config), channels)
+    return Classifier(backbone, head)
+
+
+def _head(config, n_features: int, n_classes: int) -> nn.Module:
+    if config.head == "linear":  # DCIC's head for Synthetic
+        return nn.Sequential(nn.Dropout(config.dropout), nn.Linear(n_features, n_classes))
+    return nn.Sequential(  # DCIC's head for MiceBone
+        nn.BatchNorm1d(n_features),
+        nn.Linear(n_features, 128),
+        nn.ReLU(),
+        nn.BatchNorm1d(128),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+        nn.BatchNorm1d(64),
+        nn.Linear(64, n_classes),
+    )
+
+
+def _weights_file(config) -> Path:
+    """Return the safetensors file that `config.weights` names, after its checksum."""
+    if config.weights == "imagenet":
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        hub_id = timm.get_pretrained_cfg(BACKBONES[config.backbone]).hf_hub_id
+        try:
+            return Path(hf_hub_download(hub_id, "model.safetensors"))
+        except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+            raise InputError(
+                f"ImageNet weights of {config.backbone} ({hub_id}, model.safetensors) are not here and cannot be "
+                f"downloaded ({type(error).__name__}); train from scratch with weights=none, which is another run, "
+                "or name a local file"
+            ) from error
+    path = Path(config.weights)
+    if not path.is_file():
+        raise InputError(f"weights file {path} does not exist; expected none, imagenet or a safetensors file")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != config.weights_sha256:
+        expected = config.weights_sha256 or "none given"
+        raise InputError(f"weights file {path} has sha256 {found}, expected {expected} (weights_sha256)")
+    return path
+
+
+def _load(backbone: nn.Module, path: Path, channels: int) -> None:
+    """Load a timm backbone's weights; a missing or misshapen tensor is an error, the old head is not."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"weights file {path} is not a safetensors file: {error}") from error
+    expected = backbone.state_dict()
+    first = backbone.pretrained_cfg["first_conv"] + ".weight"
+    if channels == 1 and first in found and found[first].shape[1] == 3:
+        found[first] = found[first].sum(1, keepdim=True)  # a grey image in all three channels
+    faults = [
+        f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name not in found or found[name].shape != tensor.shape
+    ]
+    if faults:
+        raise InputError(f"weights file {path} does not fit: " + "; ".join(faults[:5]))
+    backbone.load_state_dict({name: found[name] for name in expected})

@@ -1,0 +1,1 @@
+"""Runs: specified, stored, found again."""

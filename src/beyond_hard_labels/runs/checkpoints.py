@@ -1,0 +1,92 @@
+"""Checkpoints: what a training in progress needs to go on from where it was, to the same last bit.
+
+They lie in ``build/checkpoints/<run>/`` while a run is trained, two at most, and are removed with the
+folder when it is stored. One is two files named by its step: ``.safetensors`` holds the weights, the
+optimiser's momentum and, within an epoch, the sum of the losses and the state of the generator of
+dropout; ``.json`` holds the rest, what the run is made of as its manifest will, and the checksum of
+both. All other randomness is a stream made from seed and epoch, so nothing of it needs to be kept.
+"""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.base.process import tell
+from beyond_hard_labels.learn.train import Progress
+from beyond_hard_labels.runs import fresh
+from beyond_hard_labels.runs.spec import RunSpec
+
+KEPT = 2  # the newest may be damaged
+
+
+def folder_of(spec: RunSpec) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return paths.build_folder() / "checkpoints" / spec.key
+
+
+def save(spec: RunSpec, progress: Progress, seconds: float) -> None:
+    """Write a checkpoint whole or not at all, and remove all but the last two.
+
+    Parameters
+    ----------
+    spec : RunSpec
+    progress : Progress
+    seconds : float
+        Wall time of the training so far.
+
+    Raises
+    ------
+    Unwritten
+        If the disk does not take it; the one before is kept.
+    """
+    from safetensors.torch import save as to_bytes
+
+    path = folder_of(spec) / f"{progress.epoch:06d}-{progress.step:06d}.safetensors"
+    content = to_bytes(progress.tensors)
+    about = {
+        "spec": asdict(spec),
+        **fresh.provenance(spec),
+        "seconds": seconds,
+        **{part: getattr(progress, part) for part in ("epoch", "step", "history")},
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    files.write(path, content)
+    files.write_json(path.with_suffix(".json"), about, sealed=True)
+    for old in sorted(path.parent.glob("*.json"))[:-KEPT]:
+        _remove(old)
+
+
+def latest(spec: RunSpec) -> tuple[Progress | None, float]:
+    """Return the last checkpoint of a run that is whole and of the same data, code and versions, and its seconds.
+
+    Others are removed, with a word. The caller holds the run's lock.
+    """
+    from safetensors.torch import load as from_bytes
+
+    folder = folder_of(spec)
+    files.sweep(folder / "*")
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        try:
+            about = files.read_sealed_json(path)
+            if changed := fresh.changes(about, fresh.provenance(spec)):
+                raise files.Damaged(f"{path} is no longer what it was: {fresh.told(changed)}")
+            content = path.with_suffix(".safetensors").read_bytes()
+            if hashlib.sha256(content).hexdigest() != about["sha256"]:
+                raise files.Damaged(f"{path.with_suffix('.safetensors')} is not as it was written")
+        except (files.Damaged, OSError) as error:
+            tell(f"a checkpoint is not used: {error}")
+            _remove(path)
+            continue
+        return Progress(about["epoch"], about["step"], about["history"], from_bytes(content)), about["seconds"]
+    return None, 0.0
+
+
+def _remove(path: Path) -> None:
+    files.remove(path)  # first what says that the other is whole
+    files.remove(path.with_suffix(".safetensors"))
+
+
+def remove(spec: RunSpec) -> None:
+    """Remove all checkpoints of a run, which is stored."""
+    files.remove(folder_of(spec))

@@ -1,0 +1,121 @@
+"""Finding runs and training those that are missing, over processes or machines."""
+
+import contextlib
+import math
+import os
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
+
+from beyond_hard_labels.base import files, paths, process
+from beyond_hard_labels.base.process import TimeUp
+from beyond_hard_labels.runs import fresh, store
+from beyond_hard_labels.runs.execute import execute, progress_file
+from beyond_hard_labels.runs.spec import RunSpec
+from beyond_hard_labels.runs.store import Run
+from beyond_hard_labels.runs.study import Study
+
+
+def find_or_train(spec: RunSpec, deadline: float = math.inf) -> tuple[Run, bool]:
+    """Return a run and whether it had to be trained, in this process; of several processes, one trains."""
+    if found := find(spec):
+        return found, False
+    with files.lock(paths.build_folder() / "locks" / spec.key, f"trains {spec.key}", deadline):
+        found = find(spec)  # it may have been trained meanwhile
+        return found or execute(spec, deadline), found is None
+
+
+def find(spec: RunSpec) -> Run | None:
+    """Return the local run of a spec, or else a published one if it cannot be trained here, or None."""
+    return store.find(spec) or (None if fresh.can_train(spec) else store.published(spec))
+
+
+def ensure(
+    study: Study, *, workers: int | None = None, deadline: float = math.inf, executor: Executor | None = None
+) -> list[Run]:
+    """Return all runs of a study, in the order of its specs, after training those that are missing.
+
+    A published run counts where training is not possible, see `find`.
+
+    Parameters
+    ----------
+    study : Study
+    workers : int, optional
+        Processes; by default as many as the cores hold at the study's threads a run, one for cuda. No
+        result depends on it.
+    deadline : float
+        ``time.time()`` after which no step starts.
+    executor : concurrent.futures.Executor, optional
+        Runs the trainings in place of a process pool; it must see the same build folder.
+
+    Raises
+    ------
+    TimeUp
+        If runs are missing at the deadline; what was done is kept, so another call goes on.
+    """
+    return ensure_specs(study.specs(), workers=workers, deadline=deadline, executor=executor)
+
+
+def ensure_specs(
+    specs: list[RunSpec],
+    *,
+    workers: int | None = None,
+    deadline: float = math.inf,
+    executor: Executor | None = None,
+) -> list[Run]:
+    """Return the runs of some specs, each once, after training those that are missing in that order; see `ensure`."""
+    specs = list(dict.fromkeys(specs))
+    missing = [spec for spec in specs if find(spec) is None]
+    if missing:
+        if workers is None:
+            workers = 1 if missing[0].device == "cuda" else max(1, len(os.sched_getaffinity(0)) // missing[0].threads)
+        used = contextlib.nullcontext(executor) if executor else process.pool(min(workers, len(missing)))
+        with used as pool:
+            _train_all(missing, pool, deadline)
+    return [find(spec) for spec in specs]
+
+
+def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
+    futures = {pool.submit(_execute, spec, deadline): spec for spec in specs}
+    pending, stopped, epochs = set(futures), 0, 0
+    with _bar(sum(spec.epochs for spec in specs)) as bar:
+        while pending:
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                if isinstance(future.exception(), TimeUp):
+                    stopped += 1
+                    continue
+                future.result()
+                epochs += futures[future].epochs
+            bar.update(epochs + sum(_epochs_done(futures[future]) for future in pending) - bar.n)
+    if stopped:
+        raise TimeUp(
+            f"time limit: {len(specs) - stopped} runs finished now, {stopped} missing; the same command goes on"
+        )
+
+
+def _execute(spec: RunSpec, deadline: float) -> None:
+    find_or_train(spec, deadline)  # the run stays in the store, nothing of it travels between the processes
+
+
+def _epochs_done(spec: RunSpec) -> int:
+    try:
+        return int(progress_file(spec).read_text() or 0)
+    except (FileNotFoundError, ValueError):  # between two epochs of another process
+        return 0
+
+
+def _bar(total: int):
+    """Return a progress bar of epochs; in a notebook it is plain text that vanishes at the end."""
+    import sys
+
+    from tqdm import tqdm
+
+    in_notebook = process.in_notebook()
+    file = sys.stdout if in_notebook else sys.stderr
+    seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
+    bar = tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds)
+    if in_notebook:
+        from IPython.display import clear_output
+
+        close = bar.close
+        bar.close = lambda: (close(), clear_output())
+    return bar

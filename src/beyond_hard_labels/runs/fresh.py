@@ -1,0 +1,199 @@
+"""What a result was made of, and what has changed since: the one place that decides what is stale.
+
+A result records the code, the data and the versions that it was made of, before it is made (`provenance`).
+`changes` holds such a record against this moment; runs, checkpoints, maps and notebooks all ask it, and
+decide by the kind of a change. `told` makes words of changes, for people only.
+
+The code of a run is, by rule, what `runs.execute` and `runs.inputs` import from the rooms ``data`` and
+``learn``, and these two. Comments and docstrings do not count.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import io
+import tokenize
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from beyond_hard_labels.data import sets
+from beyond_hard_labels.runs.spec import RunSpec
+
+PACKAGE = Path(__file__).parents[1]
+_TRAINING = ("runs.execute", "runs.inputs")
+_RESULT_PACKAGES = ("numpy", "torch", "timm")
+
+
+class Change(NamedTuple):
+    """Something that is another now than when a result was made.
+
+    Attributes
+    ----------
+    kind : str
+        ``code``, ``data`` or ``version``; ``away`` where data cannot be compared, since they are not here;
+        ``record`` where a result's own record cannot be read as one.
+    name : str
+        Of the module, the data or the package.
+    before, after : str or None
+        Fingerprints or versions; None where there was, or is, none.
+    """
+
+    kind: str
+    name: str
+    before: str | None = None
+    after: str | None = None
+
+
+def told(found: Iterable[Change]) -> str:
+    """Return changes in words, such as ``learn.augment changed; torch 2.13.0 → 2.14.1``; nothing for none."""
+    return "; ".join(map(_words, found))
+
+
+def _words(change: Change) -> str:
+    kind, name, before, after = change
+    if kind == "version":
+        return f"{name} {before or 'not recorded'} → {after or 'not needed'}"
+    if kind == "away":
+        return f"{name} is not here to be compared"
+    if kind == "record":
+        return name
+    return f"{name} changed" if before and after else f"{name} is {'new' if after else 'no longer part of it'}"
+
+
+def changes(made: dict[str, dict], here: dict[str, dict]) -> list[Change]:
+    """Return what has changed since something was made; nothing if it is fresh.
+
+    Parameters
+    ----------
+    made, here : dict
+        What it was made of and what is here now, by part (``data``, ``code``, ``versions``) and then
+        by name, as of `provenance`. Parts that only `made` has do not count.
+    """
+    found = []
+    for part, now in here.items():
+        before = made.get(part)
+        if not isinstance(before, dict):
+            found.append(Change("record", f"its record of {part} is of another form"))
+            continue
+        for name in [*now, *(before.keys() - now.keys())]:
+            old, new = before.get(name), now.get(name)
+            if name in now and new is None:
+                found.append(Change("away", name, old))
+            elif old != new:
+                found.append(Change({"versions": "version"}.get(part, part), name, old, new))
+    return found
+
+
+def provenance(spec: RunSpec) -> dict[str, dict]:
+    """Return what a local run must share with this moment to count: data, code and versions, by name.
+
+    A generated set is made by its parameters, which the spec holds, and by code; the data of another set
+    are its file, None where that is not here.
+    """
+    data = {}
+    if spec.dataset != sets.SYNTHETIC:
+        data = {"data file": sets.fingerprint(spec.dataset) if data_is_here(spec) else None}
+    return {"data": data, "code": code_fingerprints(*training_modules()), "versions": versions(*_RESULT_PACKAGES)}
+
+
+@functools.cache
+def training_modules() -> tuple[str, ...]:
+    """Return the modules that determine what a run comes to: see the rule above."""
+    found, waiting = set(), list(_TRAINING)
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        own = {name for name in _imported(_source(module)) if name.startswith(("data.", "learn.", "base.rng"))}
+        waiting += sorted(own - found)
+    return tuple(sorted(found))
+
+
+def can_train(spec: RunSpec) -> bool:
+    """Return whether a run can be trained on this machine: its images are here, and the GPU if it needs one."""
+    if spec.device == "cuda":
+        import torch
+
+        return torch.cuda.is_available() and data_is_here(spec)
+    return data_is_here(spec)
+
+
+def data_is_here(spec: RunSpec) -> bool:
+    """Return whether the images that a run is trained on are on this machine."""
+    return spec.dataset == sets.SYNTHETIC or spec.dataset in sets.names()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of packages; none of them is imported."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def modules_used(source: str) -> set[str]:
+    """Return the modules of this package that a piece of code imports, and those that they import: ``data.votes``."""
+    found, waiting = set(), [source]
+    while waiting:
+        for name in _imported(waiting.pop()) - found:
+            found.add(name)
+            waiting.append(_source(name))
+    return found
+
+
+@functools.cache
+def _imported(source: str) -> frozenset[str]:
+    """Return the modules of this package that a piece of code imports itself."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
+            room = node.module.partition(".")[2]
+            names = [room, *(f"{room}.{alias.name}".lstrip(".") for alias in node.names)]
+            found |= {name for name in names if name and _path(name).is_file()}
+    return frozenset(found)
+
+
+def _path(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
+def _source(module: str) -> str:
+    return _path(module).read_text("utf-8")
+
+
+def code_fingerprints(*modules: str) -> dict[str, str]:
+    """Return the fingerprint of the code of some modules of this package, by their names."""
+    return {module: code_fingerprint(module) for module in sorted(modules)}
+
+
+@functools.cache
+def code_fingerprint(module: str) -> str:
+    """Return the hash of a module's code; its script and its style, of the same name, count too."""
+    digest = hashlib.sha256(code_without_comments(_source(module)).encode())
+    for part in (_path(module).with_suffix(".css"), _path(module).with_suffix(".js")):
+        digest.update(part.read_bytes() if part.is_file() else b"")
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def code_without_comments(source: str) -> str:
+    """Return the source without comments, docstrings and blank lines, whatever the Python version.
+
+    Blank lines and spaces at line ends inside other strings are kept, since they are what a page or a file shows.
+    """
+    lines = source.split("\n")
+    text, opened = set(), []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind, (row, column) = tokenize.tok_name[token.type], token.start
+        if kind == "COMMENT":
+            lines[row - 1] = lines[row - 1][:column]
+        elif kind.endswith("STRING_START"):  # since Python 3.12 an f-string is many tokens
+            opened.append(row)
+        elif kind.endswith("STRING_END") or kind == "STRING":
+            text |= set(range((opened.pop() if kind != "STRING" else row) - 1, token.end[0] - 1))
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            for row in range(node.body[0].lineno - 1, node.body[0].end_lineno):
+                lines[row] = ""
+                text.discard(row)
+    kept = [line if row in text else line.rstrip() for row, line in enumerate(lines)]
+    return "\n".join(line for row, line in enumerate(kept) if line or row in text)

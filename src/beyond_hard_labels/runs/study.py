@@ -1,0 +1,194 @@
+"""A study: the grid of runs behind the book, and how it is executed.
+
+A study is a profile with overrides. Its runs are all kinds of label times all splits; each is looked
+up in the store and trained if it is not there.
+"""
+
+import functools
+import itertools
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.base.parameters import check, option, options
+from beyond_hard_labels.data import sets, votes
+from beyond_hard_labels.runs import store
+from beyond_hard_labels.runs.spec import RunSpec
+
+PROFILES = ("smoke", "quick", "paper")
+PROTOCOLS = ("as_written", "as_run")
+OF_FILE = ("n_images", "image_size", "data_seed")  # what the file of a set decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid of runs; make one with `plan`."""
+
+    profile: str = option("where defaults come from", choices=PROFILES)
+    protocol: str = option("as the paper writes it, or as the authors' code runs", choices=PROTOCOLS)
+    splits: int = option("splits, each with both kinds of label", at_least=1)
+    perplexity: float = option("of the t-SNE map", at_least=2.0)
+    tsne_iterations: int = option("gradient steps of the t-SNE map", at_least=10)
+    shared: dict[str, Any]  # the fields that all runs share
+    changed: dict[str, Any]  # what was asked for beyond the profile
+
+    def spec(self, labels: str, split: int) -> RunSpec:
+        """Return the spec of one run."""
+        return RunSpec(labels=labels, split=split, **self.shared)
+
+    def specs(self) -> list[RunSpec]:
+        """Return the specs of all runs, split by split."""
+        return [self.spec(labels, split) for split in range(self.splits) for labels in votes.LABEL_KINDS]
+
+    def on(self, dataset: str) -> "Study":
+        """Return the same study on a set that is a file, which has no seed."""
+        kept = {name: value for name, value in self.changed.items() if name != "data_seed"}
+        return plan(self.profile, **(kept | {"dataset": dataset}))
+
+    @property
+    def counted(self) -> str:
+        """The number of splits in words of a text: ``1 split``, ``3 splits``."""
+        return f"{self.splits} split{'s' if self.splits > 1 else ''}"
+
+    @property
+    def command(self) -> str:
+        """The options that make this study again on the command line."""
+        sets = [
+            f"--set {name}={str(value).lower() if value in (True, False) else value}"
+            for name, value in self.changed.items()
+        ]
+        return " ".join([f"--profile {self.profile}", *sets])
+
+
+def valid_parameters() -> dict[str, Any]:
+    """Return the fields that a user may set, by name."""
+    fields = options(Study, RunSpec)
+    return {name: field for name, field in fields.items() if name not in ("labels", "split")}
+
+
+def plan(profile: str = "quick", **overrides) -> Study:
+    """Return the study of a profile with some parameters changed.
+
+    A set may have values of its own in a profile (``profiles/sets.yml``), which come before what was
+    changed. Where the file of a set is not here, its size is taken from a published run of the study.
+
+    Raises
+    ------
+    InputError
+        On unknown names, wrong types and values out of range, see `parameters.check`; if the set is
+        not here, or has not what is asked of it.
+    """
+    check(valid_parameters(), {"profile": profile})
+    changed = dict(sorted(check(valid_parameters(), overrides).items()))
+    values = values_of(profile, changed)
+    own = {name: values.pop(name) for name in ("protocol", "splits", "perplexity", "tsne_iterations")}
+    study = Study(profile=profile, shared=values, changed=changed, **own)
+    study.spec("soft", 0)  # checks what the profile says, too
+    return study
+
+
+def values_of(profile: str, changed: dict[str, Any], of_file: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the value of every parameter, from a profile, what was changed, and what a set decides.
+
+    Of a set whose file is not here, `of_file` must say what that decides.
+    """
+    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", sets.SYNTHETIC))
+    values |= changed
+    if values["dataset"] != sets.SYNTHETIC:
+        return values | (of_file or _of_set(profile, values, changed))
+    if (values["raters"], values["split_kind"]) != ("all", "random"):
+        raise InputError(
+            "the synthetic set has neither single raters nor folds: expected raters=all, split_kind=random"
+        )
+    return values
+
+
+def _defaults(profile: str, protocol: str, dataset: str) -> dict[str, Any]:
+    """Return the values of a profile and a protocol; those of the set come before."""
+    own = read_profile("sets").get(dataset, {})
+    values = read_profile(profile) | {"protocol": protocol, "dataset": dataset} | own.get(profile, {})
+    return values | (read_profile("as_run") | own.get("as_run", {}) if protocol == "as_run" else {})
+
+
+def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a set decides; raise on those that were changed in vain."""
+    dataset = values["dataset"]
+    if dataset not in sets.names():
+        for spec in store.published_specs(dataset):
+            sizes = {name: getattr(spec, name) for name in OF_FILE}
+            wanted = values | sizes | changed
+            if all(wanted.get(name, value) == value for name, value in asdict(spec).items()):
+                return sizes
+    data = sets.read(dataset)
+    n, size = len(data.ids), data.images.shape[-1]
+    own = read_profile("sets").get(dataset, {}).get(profile, {})
+    asked = {"n_images": min(n, own.get("n_images", n)), "image_size": min(size, own.get("image_size", size))}
+    asked |= {"data_seed": 0} | changed
+    faults = []
+    if values["raters"] == "complete" and (data.ratings is None or not votes.complete_raters(data.ratings).size):
+        faults.append(f"parameter 'raters' is complete, expected all: no rater of {dataset} is known to have seen all")
+    if values["split_kind"] == "slice" and data.fold is None:
+        faults.append(f"parameter 'split_kind' is slice, expected random: {dataset} has no folds")
+    if asked["n_images"] > n:
+        faults.append(f"parameter 'n_images' is {asked['n_images']}, expected at most the {n} images of {dataset}")
+    if size % asked["image_size"]:
+        blocks = [str(side) for side in range(16, size + 1) if size % side == 0]
+        faults.append(
+            f"parameter 'image_size' is {asked['image_size']}, and the images of {dataset} have {size} pixels a side, "
+            f"which are shrunk by whole blocks; expected {', '.join(blocks)}; "
+            f"import your own images again: bhl data import {dataset} --image-size {asked['image_size']} ..."
+        )
+    if asked["data_seed"] != 0:
+        faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
+    if faults:
+        raise InputError("; ".join(faults))
+    return {name: asked[name] for name in OF_FILE}
+
+
+def published(dataset: str) -> Study | None:
+    """Return the study that the published runs of a set make up, named by the profile nearest to it, or None.
+
+    Of several, it is the one with the most splits, and then the most and largest images.
+    """
+    groups = defaultdict(set)
+    for spec in store.published_specs(dataset):
+        groups[replace(spec, labels="soft", split=0)].add((spec.labels, spec.split))
+    whole = {spec: _whole_splits(found) for spec, found in groups.items()}
+    if not any(whole.values()):
+        return None
+    best = max(whole, key=lambda spec: (whole[spec], spec.n_images, spec.image_size, spec.key))
+    made = {name: value for name, value in asdict(best).items() if name not in (*OF_FILE, "labels", "split")}
+    named = []
+    for profile, protocol in itertools.product(reversed(PROFILES), PROTOCOLS):
+        values = _defaults(profile, protocol, dataset) | {"protocol": "as_written"}
+        asked = {"protocol": protocol, "splits": whole[best], **made}
+        changed = {name: value for name, value in asked.items() if value != values[name]}
+        named.append((profile, changed | {"dataset": dataset}))
+    profile, changed = min(named, key=lambda pair: len(pair[1]))
+    return plan(profile, **changed)
+
+
+def _whole_splits(found: set[tuple[str, int]]) -> int:
+    """Return how many splits, from 0, have a run of each kind of label."""
+    return next(n for n in itertools.count() if any((labels, n) not in found for labels in votes.LABEL_KINDS))
+
+
+@functools.cache
+def read_profile(name: str) -> dict[str, Any]:
+    """Return what a file of the package's folder ``profiles`` says; not to be changed."""
+    text = resources.files("beyond_hard_labels.runs").joinpath(f"profiles/{name}.yml").read_text("utf-8")
+    return yaml.safe_load(text)
+
+
+def require_generated(study: Study) -> Study:
+    """Return the study, or refuse it: the book's chapters draw and colour the shapes of the synthetic set."""
+    if study.shared["dataset"] != sets.SYNTHETIC:
+        raise InputError(
+            f"parameter 'dataset' is '{study.shared['dataset']}', expected synthetic in the book; for another set take "
+            "notebooks/your_votes.ipynb or bhl study"
+        )
+    return study
