@@ -14,6 +14,7 @@ import pandas as pd
 
 from beyond_hard_labels.base.parameters import check
 from beyond_hard_labels.book import tables
+from beyond_hard_labels.book.about import line
 from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import Study, plan, require_generated, valid_parameters
 
@@ -122,6 +123,11 @@ def claim(sentence: str, holds: bool, runs: Sequence[Run] = (), *, name: str, de
     return Shown(f"> {sentence} *({verdict})*", runs, **record)
 
 
+def about(study: Study, runs: Sequence[Run] = ()) -> Shown:
+    """Return the line that says what a page's numbers come from."""
+    return Shown(line(study, runs), runs, study={"profile": study.profile, **study.changed})
+
+
 def label(runs: Sequence[Run]) -> str:
     """Return the name of the list of some runs, which links to it name."""
     return "runs-" + hashlib.sha256(" ".join(run.name for run in runs).encode()).hexdigest()[:8]
@@ -129,4 +135,4 @@ def label(runs: Sequence[Run]) -> str:
 
 def link(runs: Sequence[Run]) -> str:
     """Return a link to the list of some runs; nothing for none."""
-    return f" [{{{len(runs)} runs}}](#{label(runs)})" if runs else ""
+    return f" [{len(runs)} runs](#{label(runs)})" if runs else ""

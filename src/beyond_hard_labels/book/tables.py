@@ -61,7 +61,7 @@ def markdown(
 
     The index becomes columns where it has a name. Columns of two levels whose second is ``mean`` and ``std``
     become one, ``mean ± std``; columns ``low`` and ``high`` become one, the 95 % interval. Numbers stand to the
-    right, text to the left.
+    right, text to the left. A column ``metric`` holds names of metrics.
 
     Parameters
     ----------
@@ -108,6 +108,8 @@ def _cells(flat: pd.DataFrame, column, digits: int, signed: bool, link: bool) ->
         return [interval(*pair, digits) for pair in zip(values, flat["high"], strict=True)], True
     if pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         return [number(value, digits, signed=signed) for value in values], True
+    if column == "metric":
+        return [heading(value) for value in values], False
     return ["–" if pd.isna(value) else str(value) if link else text(value) for value in values], False
 
 

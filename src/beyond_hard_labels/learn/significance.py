@@ -83,8 +83,9 @@ def paired(
     -------
     pandas.DataFrame
         The columns `by`, then ``hard`` and ``soft`` (means over the splits), ``mean`` (of soft minus
-        hard), ``sd`` (over the splits), ``low``, ``high``, ``p`` and ``n``, the splits that have both
-        arms; a cell in which none has is left out. Bounds and p are NaN with a single split.
+        hard), ``sd`` (over the splits), ``low``, ``high``, ``p``, ``n``, the splits that have both arms, and
+        ``detectable``, the smallest mean that would have been shown at this spread, half the interval's
+        width. A cell in which no split has both arms is left out. With a single split all but the means are NaN.
     """
     arms = rows.pivot(index=[*by, "split"], columns="labels", values=metric).reindex(columns=["hard", "soft"]).dropna()
     arms["difference"] = arms["soft"] - arms["hard"]
@@ -92,7 +93,8 @@ def paired(
     table = cells[["hard", "soft"]].mean()
     table["mean"], table["sd"], n = cells["difference"].mean(), cells["difference"].std(), cells.size()
     _, table["low"], table["high"], table["p"] = _interval(table["mean"], table["sd"].fillna(0.0), n, test_share, level)
-    return table.assign(n=n).rename_axis(columns=None).reset_index()
+    table = table.assign(n=n, detectable=(table["high"] - table["low"]) / 2)
+    return table.rename_axis(columns=None).reset_index()
 
 
 def holm(p) -> np.ndarray:

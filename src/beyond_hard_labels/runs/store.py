@@ -47,6 +47,7 @@ from beyond_hard_labels.base.process import tell
 from beyond_hard_labels.data import votes
 from beyond_hard_labels.data.images import LabelledImages, Split
 from beyond_hard_labels.learn import metrics
+from beyond_hard_labels.learn.metrics import METRICS, Metric
 from beyond_hard_labels.learn.train import Trained
 from beyond_hard_labels.runs.fresh import Change, can_train, changes, provenance
 from beyond_hard_labels.runs.spec import RunSpec
@@ -87,9 +88,9 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """Every metric on the test images, computed now; without the truth as published."""
-        return self.score(metrics.METRICS)
+        return self.score(METRICS)
 
-    def score(self, asked: Mapping[str, metrics.Metric]) -> dict[str, float]:
+    def score(self, asked: Mapping[str, Metric]) -> dict[str, float]:
         """Return some metrics on the test images by name, computed now.
 
         Without the truth they are as published, NaN where that has none of the name.
