@@ -91,9 +91,7 @@ def chapters(said: list[Output]) -> dict[str, SimpleNamespace]:
             named.append(("tables", record["table"], markdown))
         for kind, name, value in named:
             if name in getattr(found[chapter], kind):
-                raise InputError(
-                    f"{chapter}, cell {cell}: {kind} '{name}' once more, expected each name once a chapter"
-                )
+                raise InputError(f"{chapter}, cell {cell}: there is '{name}' among its {kind} already")
             getattr(found[chapter], kind)[name] = value
             found[chapter].links[kind, name] = notebook.label(runs) if runs else ""
     return dict(found)
