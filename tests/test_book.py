@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -376,7 +377,7 @@ def test_other_results_of_the_runs_execute_the_notebooks_that_read_them_and_no_o
     folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
     remade(folder, code={})  # trained again, to the same files
     built(project, small)
-    assert "02_two is executed" not in capsys.readouterr().err.rpartition("building")[2]
+    assert "nothing to do" in capsys.readouterr().err
     history = pd.read_csv(folder / "history.csv")
     history["loss"] += 1
     history.to_csv(folder / "history.csv", index=False)
@@ -391,7 +392,7 @@ def test_a_run_that_comes_and_one_that_goes_execute_who_looked_for_it_again(tmp_
     source, copy = project / "notebooks" / "01_one.ipynb", tmp_path / "copy.ipynb"
     made = {"nothing abc": None, "run abc": "1", "run gone": "1"}
     about = {"inputs": execution.inputs(source, small) | {"reads": made}}
-    nbformat.write(notebook("1 + 1") | {"metadata": {"beyond_hard_labels": about}}, copy)
+    copy.write_text(json.dumps({"cells": [], "metadata": {"beyond_hard_labels": about}}))
 
     def reasons(now):
         return fresh.told(execution.why_stale(source, copy, small, digest=lambda kind, name: now[f"{kind} {name}"]))
@@ -438,7 +439,7 @@ def test_no_kernel_trains_and_a_notebook_is_executed_again_when_the_runs_that_it
     built(project, small, cell_timeout=30)
     assert [[spec.data_seed for spec in specs] for specs in asked] == [[1, 1], [2, 2]]
     copy = execution.read_notebook(paths.build_folder() / "executed" / "01_one.ipynb")
-    assert [c["outputs"][-1]["data"]["text/plain"] for c in copy["cells"][2::2]] == [["(2, 'ask')"], ["2"]]
+    assert ["".join(c["outputs"][-1]["data"]["text/plain"]) for c in copy["cells"][3::2]] == ["(2, 'ask')", "2"]
     built(project, small)
     assert len(asked) == 2
 
@@ -457,13 +458,13 @@ def test_a_readers_own_files_go_to_their_notebook_and_to_no_other(project, small
 
     def shown(name):
         copy = execution.read_notebook(paths.build_folder() / "executed" / f"{name}.ipynb")
-        return copy["cells"][-1]["outputs"][-1]["data"]["text/plain"] if copy["cells"][-1]["outputs"] else None
+        return "".join(copy["cells"][-1]["outputs"][-1]["data"]["text/plain"])
 
     built(project, small, own={"votes_csv": "mine.csv"})
-    assert (shown("01_one"), shown("your_votes")) == (["[]"], ["'mine.csv'"])
+    assert (shown("01_one"), shown("your_votes")) == ("[]", repr(str(Path("mine.csv").resolve())))
     before = executed()
     built(project, small, own={"votes_csv": "other.csv"})
-    assert shown("your_votes") == ["'other.csv'"]
+    assert shown("your_votes") == repr(str(Path("other.csv").resolve()))
     assert executed() == before
 
 
@@ -535,8 +536,8 @@ def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
     ran.cells[2].metadata["tags"] = ["injected-parameters"]
     source.cells[0].source = "# New"
     merged = build.with_prose_of(source, ran)
-    assert [cell.source for cell in merged.cells] == ["# New", "p = 1", "p = 2", "p"]
-    assert merged.cells[3].metadata.tags == ["hide-input"]
+    assert [cell["source"] for cell in merged["cells"]] == ["# New", "p = 1", "p = 2", "p"]
+    assert merged["cells"][3]["metadata"]["tags"] == ["hide-input"]
 
 
 @pytest.mark.parametrize(

@@ -58,19 +58,19 @@ def test_a_missing_run_is_not_trained_and_is_named(book, small):
 def test_outputs_that_were_typed_over_and_cells_that_are_others_are_found(book, project):
     path = book / "notebooks" / "01_one.ipynb"
     shown, again = execution.read_notebook(path), execution.read_notebook(path)
-    shown["cells"][2]["outputs"][0]["data"]["text/markdown"] = "KL 9.999."
-    shown["cells"][5]["outputs"] = []
+    cells = {cell["source"]: cell for cell in shown["cells"]}
+    cells[SOFT]["outputs"][0]["data"]["text/markdown"] = "KL 9.999."
+    cells[FIGURE]["outputs"] = []
     _, found = verify.compared("01_one", shown, again)
     assert found[0].startswith("01_one, cell 3: text/markdown differs: 'KL 9.999.', and again 'KL 0.")
     assert found[1] == "01_one, cell 6: shows nothing, and again image/png"
-    shown["cells"][2]["source"] = "1"
+    cells[SOFT]["source"] = "1"
     assert "code of the book's copy is not that of the notebook" in verify.compared("01_one", shown, again)[1][0]
 
 
-def test_verify_without_a_book_is_bad_input(bhl):
-    done = bhl("verify")
-    assert done.returncode == 2
-    assert "there is no whole book at" in done.stderr
+def test_verify_without_a_book_is_bad_input():
+    with pytest.raises(InputError, match="there is no whole book at .*; build one with 'bhl book'"):
+        verify.faults(paths.build_folder() / "book")
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def make(
     workers: int | None = None,
     only: str | None = None,
     cell_timeout: float = 3600,
-    own: Mapping[str, Any] | None = None,
+    own: Mapping[str, str] | None = None,
 ) -> Path:
     """Execute the notebooks, build the book, and return the path of its first page.
 
@@ -84,7 +84,7 @@ def make(
     cell_timeout : float
         Seconds that one cell of a notebook may take.
     own : mapping, optional
-        Parameters that only the notebook `OF_READER` has, such as ``votes_csv``.
+        Parameters that only the notebook `OF_READER` has, which are paths: ``votes_csv`` and ``image_folder``.
 
     Raises
     ------
@@ -96,7 +96,8 @@ def make(
     if only is not None and only not in names:
         raise InputError(f"there is no notebook '{only}'; expected one of {', '.join(names)}")
     with files.lock(paths.build_folder() / "locks" / "book", "builds the book"):
-        return _make(study, names, workers, only, cell_timeout, dict(own or {}))
+        given = {name: str(Path(path).resolve()) for name, path in (own or {}).items()}  # kernels run elsewhere
+        return _make(study, names, workers, only, cell_timeout, given)
 
 
 def _make(study, names, workers, only, cell_timeout, own) -> Path:

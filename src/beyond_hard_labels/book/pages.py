@@ -7,7 +7,7 @@ from the records that notebooks leave in their outputs (`book.notebook`), each w
     chapters["04_metrics"].numbers.NAME       a number, as the chapter prints it
     chapters["04_metrics"].claims.NAME        a claim: .sentence, .verdict, .holds, .decided
     number("04_metrics", NAME)                the number with its link
-    claim("04_metrics", NAME)                 sentence and verdict with their link
+    claim("04_metrics", NAME)                 sentence and verdict with their link, as a quotation
     shown("04_metrics", NAME)                 a table that the chapter shows
     table(NAME)                               runs, parameters, machine, versions, notebooks or cluster
     costs                                     of many runs: .seconds, .hours, .disk, .machine
@@ -35,6 +35,7 @@ from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.parameters import options
 from beyond_hard_labels.book import about, notebook, tables
+from beyond_hard_labels.learn.metrics import METRICS
 from beyond_hard_labels.runs import fresh, grids, store
 from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
@@ -119,9 +120,8 @@ def made(
     runs = {run.name: run for each in lists for run in each.runs}
     of_grids = sorted({output.record["grid"] for output in said if "grid" in output.record})
     context = _context(study, found, chapters(said), seconds)
-    context |= {"lists": lists, "grids": [_grid(name, study) for name in of_grids]}
-    context["grids"] = [grid for grid in context["grids"] if grid]
-    context |= {"runs": list(runs.values()), "run_table": run_table, "in_words": in_words}
+    context |= {"lists": lists, "runs": list(runs.values()), "run_table": run_table}
+    context["grids"] = [_grid(name, study) for name in of_grids]
     pages = {
         f"book/{path.name}": render(path.read_text("utf-8"), f"book/{path.name}", context)
         for path in sorted((root / "book").glob("*.md"))
@@ -149,23 +149,17 @@ def render(template: str, where: str, context: Mapping[str, Any]) -> str:
 
 def _lists(said: list[Output], found: list[Run]) -> list[SimpleNamespace]:
     """Return every list of runs that an output rests on, the study's first, with what names, finds and shows it."""
-    named = {notebook.label(found): notebook.names_of(found)}
-    chapters_of = defaultdict(list)
+    named = {notebook.label(found): SimpleNamespace(names=notebook.names_of(found), chapters=[])}
     for output in said:
         if names := output.record["runs"]:
-            named.setdefault(notebook.label(names), names)
-            if output.chapter not in chapters_of[notebook.label(names)]:
-                chapters_of[notebook.label(names)].append(output.chapter)
+            each = named.setdefault(notebook.label(names), SimpleNamespace(names=names, chapters=[]))
+            each.chapters = list(dict.fromkeys([*each.chapters, output.chapter]))
     known = {run.name: run for run in found}
-    lists = []
-    for label, names in named.items():
-        for name in names:
-            known.setdefault(name, store.by_name(name))
-        runs = [known[name] for name in names]
-        lists.append(
-            SimpleNamespace(label=label, names=names, runs=runs, chapters=chapters_of[label], commands=_commands(runs))
-        )
-    return lists
+    for label, each in named.items():
+        known |= {name: store.by_name(name) for name in each.names if name not in known}
+        each.label, each.runs = label, [known[name] for name in each.names]
+        each.commands = _commands(each.runs)
+    return list(named.values())
 
 
 def _commands(runs: list[Run]) -> list[str]:
@@ -178,19 +172,17 @@ def _commands(runs: list[Run]) -> list[str]:
 
 def run_table(runs: list[Run], name: str) -> str:
     """Return one row a run: what it is, its wall time and its two headline metrics."""
+    headline = {metric: METRICS[metric] for metric in ("macro_accuracy", "kl")}
     rows = [
-        {name: getattr(run.spec, name) for name in ("dataset", "labels", "split", "epochs")}
-        | {"run": run.name, "seconds": float(run.manifest["seconds"])}
-        | {name: run.metrics[name] for name in ("macro_accuracy", "kl")}
+        {field: getattr(run.spec, field) for field in ("dataset", "labels", "split", "epochs")}
+        | {"run": run.name, "seconds": float(run.manifest["seconds"]), **run.score(headline)}
         for run in runs
     ]
     return tables.markdown(pd.DataFrame(rows), name=name, digits={"seconds": 0}, links={"run": notebook.run_link})
 
 
-def _grid(name: str, study: Study) -> SimpleNamespace | None:
-    """Return what the page on runs says of a grid: how many runs of each part are whose; None of another's grid."""
-    if name not in grids.GRIDS:
-        return None
+def _grid(name: str, study: Study) -> SimpleNamespace:
+    """Return what the page on runs says of a grid: how many runs of each part are whose."""
     own, of_project = grids.to_train(name, study), grids.published(name)
     parts = [
         {
@@ -223,7 +215,8 @@ def _context(study: Study, found: list[Run], said: dict, seconds: Mapping[str, f
 
     def claim(chapter: str, name: str) -> str:
         value, label = of(chapter, "claims", name)
-        return f"{value.sentence} *([{value.verdict}](#{label}))*" if label else f"{value.sentence} *({value.verdict})*"
+        verdict = f"[{value.verdict}](#{label})" if label else value.verdict
+        return f"> {value.sentence} *({verdict})*"  # a quotation, as in the chapter
 
     return {
         **{"badge": about.line(study, found), "profile": study.profile, "command": study.command},

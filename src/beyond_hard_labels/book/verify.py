@@ -1,7 +1,7 @@
-"""Two proofs: that the book shows what its notebooks come to, and that published runs have the scores they are said to.
+"""The proof that the book shows what its notebooks come to.
 
-The first executes the notebooks again, with training forbidden, and holds every output against the one that the book
-shows, cell by cell.
+They are executed again, with training forbidden, and every output is held against the one that the book shows, cell
+by cell, and then every page that is made of them.
 """
 
 import json
@@ -15,8 +15,7 @@ from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import build, pages
 from beyond_hard_labels.book.execution import RECORD, BookError, execute_all, read_notebook
-from beyond_hard_labels.runs import fresh, grids, publish, store, study
-from beyond_hard_labels.runs.inputs import images_of, labels_of, split_of
+from beyond_hard_labels.runs import store, study
 
 _KINDS = ("text/markdown", "text/html", "image/png", "image/svg+xml")
 _RANDOM = re.compile(  # identifiers that libraries draw anew each time, and places in memory
@@ -127,54 +126,3 @@ def _differences(before: str, now: str) -> list[str]:
         for old, new in zip(*lines, strict=True)
         if old != new
     ]
-
-
-def published_faults() -> tuple[int, int, list[str]]:
-    """Hold everything that the project publishes against itself.
-
-    Every file is compared with its checksum, every row of a grid with its key, and the scores of every
-    run with those that its predictions give: by the truth that came along, or by that of the set, where
-    its file is here.
-
-    Returns
-    -------
-    tuple
-        Of how many runs the scores were computed again, how many, of grids or of sets that are not
-        here, were held against checksums only, and one line for each fault.
-    """
-    again, by_checksum, found = 0, 0, []
-    for path in sorted(paths.published_folder().glob("*/spec.json")):
-        try:
-            run = store.load(path.parent)
-            if run.spec.key != path.parent.name:
-                found.append(f"{path.parent}: its spec is that of {run.spec.key}")
-            if (scores := _scores(run)) is None:
-                by_checksum += 1
-                continue
-            again += 1
-            stored = json.loads((path.parent / "scores.json").read_text("utf-8"))
-            before, now = publish.as_printed(stored), publish.as_printed(scores)
-            if before != now:
-                found.append(f"{path.parent}: its scores are {before}; its predictions give {now}")
-        except InputError as error:
-            found.append(str(error))
-    for grid in grids.GRIDS:
-        try:
-            by_checksum += sum(len(part.specs) for part in grids.published(grid).values())
-        except files.Damaged as error:
-            found.append(str(error))
-    return again, by_checksum, found
-
-
-def _scores(run: store.Run) -> dict | None:
-    """Return the scores of a published run, by its own truth or that of its set; None if neither is here."""
-    if run.truth is not None:
-        return run.scores()
-    here = {part: made_of for part, made_of in fresh.provenance(run.spec).items() if part != "versions"}
-    if fresh.changes(run.manifest, here):
-        return None
-    data = images_of(run.spec)
-    logits = run.stored("test_logits"), run.stored("validation_logits")
-    with tempfile.TemporaryDirectory() as folder:
-        store.write_predictions(Path(folder), split_of(run.spec, data), data, labels_of(run.spec, data), *logits)
-        return publish.with_predictions_of(run, Path(folder)).scores()
