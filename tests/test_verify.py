@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import execution, verify
 from conftest import remade
 from test_book import CLAIM, SETUP, SOFT, built, notebook, project, small, tiny_runs, without_pages, write  # noqa: F401
@@ -69,7 +70,7 @@ def test_outputs_that_were_typed_over_and_cells_that_are_others_are_found(book, 
 
 
 def test_verify_without_a_book_is_bad_input():
-    with pytest.raises(InputError, match="there is no whole book at .*; build one with 'bhl book'"):
+    with pytest.raises(InputError, match=r"there is no whole book at .*; build one with 'bhl book'"):
         verify.faults(paths.build_folder() / "book")
 
 
