@@ -246,7 +246,7 @@ def _verify(arguments) -> int:
     for line in in_book:
         print(f"bhl: {line}", file=sys.stderr)
     found += in_book
-    print(f"this book: {checked} outputs and pages made again; {len(found)} fault(s) in all")
+    print(f"this book: {checked} printed numbers and tables computed again; {len(found)} fault(s) in all")
     return 1 if found else 0
 
 
@@ -270,7 +270,7 @@ def _compare(arguments) -> int:
         raise InputError(
             f"there is no run '{arguments.run}', expected a folder, or a key in {folder.parent} or {published.parent}"
         )
-    from beyond_hard_labels.runs.compare import TOLERANCES, compare
+    from beyond_hard_labels.book.verify import TOLERANCES, compare
 
     table, within, equal = compare(load(folder if folder.is_dir() else published), TOLERANCES | given)
     print(table.to_string(index=False))

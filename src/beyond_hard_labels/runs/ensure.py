@@ -1,15 +1,11 @@
 """Finding runs and training those that are missing, over processes or machines."""
 
 import contextlib
-import json
 import math
 import os
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
-from dataclasses import asdict
-from pathlib import Path
 
 from beyond_hard_labels.base import files, paths, process
-from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import TimeUp
 from beyond_hard_labels.runs import fresh, store
 from beyond_hard_labels.runs.execute import execute, progress_file
@@ -68,8 +64,6 @@ def ensure_specs(
     """Return the runs of some specs, each once, after training those that are missing in that order; see `ensure`."""
     specs = list(dict.fromkeys(specs))
     missing = [spec for spec in specs if find(spec) is None]
-    if missing and (mode := os.environ.get("BHL_TRAIN")) in ("ask", "never"):
-        _refuse(missing, mode)
     if missing:
         if workers is None:
             workers = 1 if missing[0].device == "cuda" else max(1, len(os.sched_getaffinity(0)) // missing[0].threads)
@@ -77,18 +71,6 @@ def ensure_specs(
         with used as pool:
             _train_all(missing, pool, deadline)
     return [find(spec) for spec in specs]
-
-
-class NotTrained(InputError):
-    """Runs are missing where training is forbidden."""
-
-
-def _refuse(missing: list[RunSpec], mode: str) -> None:
-    """Raise `NotTrained`; asked to, leave the specs in the file that BHL_MISSING names, for who may train."""
-    if mode == "ask":
-        with Path(os.environ["BHL_MISSING"]).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(spec)) + "\n" for spec in missing)
-    raise NotTrained(f"{len(missing)} run(s) are missing, and BHL_TRAIN={mode} forbids to train here")
 
 
 def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:

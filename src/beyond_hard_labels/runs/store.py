@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.base import files, reads
+from beyond_hard_labels.base import files
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.files import Damaged, checksum, write_json
 from beyond_hard_labels.base.paths import build_folder, published_folder
@@ -188,7 +188,6 @@ def find(spec: RunSpec) -> Run | None:
     """Return the local run of a spec if it is there, whole and counts, see `outdated`, else None."""
     folder = build_folder() / "runs" / spec.key
     if not folder.is_dir():
-        reads.note("run", spec.key, None)
         return None
     try:
         run = load(folder)
@@ -279,9 +278,6 @@ def load(folder: Path) -> Run:
     names = {field.name for field in fields(RunSpec)}
     if set(spec) != names:
         raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {sorted(names ^ set(spec))}")
-    if folder.parent in (build_folder() / "runs", published_folder()):
-        name = folder.name if folder.parent != published_folder() else f"published-{folder.name}"
-        reads.note("run", name, reads.digest("run", name))
     with np.load(io.BytesIO(content["predictions.npz"]), allow_pickle=False) as file:
         index, logits = (file[f"test_{part}"] for part in ("index", "logits"))
         truth = file["test_truth"] if "test_truth" in file.files else None
