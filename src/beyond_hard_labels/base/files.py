@@ -127,12 +127,12 @@ def lock(path: Path, what: str, deadline: float = math.inf) -> Iterator[None]:
         try:
             held.acquire(timeout=0)
         except Timeout:
-            tell(f"waiting for {path.read_text() or 'another process'}, which {what}")
+            tell(f"waiting for {path.read_text('utf-8') or 'another process'}, which {what}")
             try:
                 held.acquire(timeout=-1 if deadline == math.inf else max(0, deadline - time.time()))
             except Timeout as error:
                 raise TimeUp(f"time limit: another process {what}; the same command goes on") from error
-        path.write_text(f"process {os.getpid()} on {platform.node()}")
+        path.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
     try:
         yield
     finally:
