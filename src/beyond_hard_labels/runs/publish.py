@@ -49,8 +49,8 @@ def entries() -> list[Entry]:
     """Return all studies that are to be published, in the order of ``profiles/published.yml``."""
     found = []
     for title, asked in read_profile("published").items():
-        profile, *sets = (f"{name}={value}" for name, value in asked.items())
-        command = " ".join([f"--profile {profile.partition('=')[2]}", *(f"--set {pair}" for pair in sets)])
+        profile, *changes = (f"{name}={value}" for name, value in asked.items())
+        command = " ".join([f"--profile {profile.partition('=')[2]}", *(f"--set {pair}" for pair in changes)])
         known = asked.get("dataset", sets.SYNTHETIC)
         here = known in (sets.SYNTHETIC, *sets.names()) or store.published_specs(known)
         study = plan(**asked) if here else None
