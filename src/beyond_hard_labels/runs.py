@@ -35,7 +35,7 @@ import json
 import os
 import platform
 import tokenize
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ from beyond_hard_labels.images import LabelledImages, Split
 from beyond_hard_labels.parameters import option
 from beyond_hard_labels.process import tell
 from beyond_hard_labels.training import TrainConfig, Trained
-from beyond_hard_labels.votes import LABEL_KINDS, TIE_POLICIES
+from beyond_hard_labels.votes import TARGET_KINDS, TIE_POLICIES
 
 _RESULT_MODULES = ("randomness", "images", "votes", "material", "augmentation", "models", "training")
 _RESULT_PACKAGES = ("numpy", "torch", "timm")
@@ -62,13 +62,17 @@ LEFT_OUT = "left_out.json"  # beside a run that came in a pack: which of its fil
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(TrainConfig):
-    """One run: a training config and what it is trained on."""
+    """One run: a training config and what it is trained on.
+
+    A field that came after runs were published has a default, which is what they had: where a run has it,
+    it is no part of the key, and a stored spec may lack it.
+    """
 
     dataset: str = option("name of the set: synthetic, or that of a file of images and votes")
     n_images: int = option("images of the whole set", at_least=5)
     image_size: int = option("side in pixels", at_least=16)
     data_seed: int = option("seed of the generated set", at_least=0)
-    labels: str = option("kind of label trained on", choices=LABEL_KINDS)
+    labels: str = option("kind of label trained on", choices=TARGET_KINDS)
     train_share: float = option("share of the split's training images that is used", above=0.0, at_most=1.0)
     votes_per_image: int = option("votes a label is made of; 0: all, or the exact truth", at_least=0)
     label_smoothing: float = option("share of a target that is spread over all classes", at_least=0.0, at_most=0.5)
@@ -76,6 +80,10 @@ class RunSpec(TrainConfig):
     raters: str = option("whose votes count: all, or those who labelled every image", choices=("all", "complete"))
     split_kind: str = option("random, or slice: by the folds of the set", choices=("random", "slice"))
     split: int = option("number of the split; seeds everything in the run", at_least=0)
+    test_images: int = option(
+        "test images beside the set, the same for every data_seed; 0: a part of it", at_least=0, default=0
+    )
+    ambiguous: str = option("ambiguous training images", choices=("kept", "left_out", "replaced"), default="kept")
 
     @property
     def key(self) -> str:
@@ -83,10 +91,18 @@ class RunSpec(TrainConfig):
 
         A local weights file counts by its checksum, not by where it lies.
         """
-        spec = asdict(self)
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        spec = {name: value for name, (value, default) in values.items() if value != default}
         if spec["weights_sha256"]:
             spec["weights"] = "file"
         return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def other_fields(spec: dict) -> str:
+    """Say which fields a stored spec lacks (+) and which it has beyond today's (-); nothing if it can be read."""
+    known = {field.name: field.default for field in fields(RunSpec)}
+    lacks = sorted(name for name in known.keys() - spec if known[name] is MISSING)
+    return ", ".join([f"+{name}" for name in lacks] + [f"-{name}" for name in sorted(spec.keys() - known)])
 
 
 @dataclass(frozen=True)
@@ -467,9 +483,8 @@ def load(folder: Path) -> Run:
     if changed:
         raise Damaged(f"the run in {folder} is damaged, {', '.join(changed)} not as it was stored")
     spec = json.loads(content["spec.json"])
-    names = {field.name for field in fields(RunSpec)}
-    if set(spec) != names:
-        raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {sorted(names ^ set(spec))}")
+    if other := other_fields(spec):
+        raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {other}")
     with np.load(io.BytesIO(content["predictions.npz"]), allow_pickle=False) as file:
         index, logits = (file[f"test_{part}"] for part in ("index", "logits"))
         truth = file["test_truth"] if "test_truth" in file.files else None

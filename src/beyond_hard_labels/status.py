@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,7 +100,7 @@ def _run(kind: str, folder: Path) -> Item:
             spec = about["spec"]
         else:
             spec = json.loads((folder / "spec.json").read_text("utf-8"))
-        if other := _other_fields(spec):
+        if other := runs.other_fields(spec):
             return Item(kind, folder.name, "", [f"spec fields changed: {other}"], folder)
         spec = RunSpec(**spec)
         what = _words(spec)
@@ -133,12 +132,6 @@ def _grid(grid: str) -> Item:
 def _of_published(changes: list[str]) -> list[str]:
     """Leave out what makes a published result no less true: other versions, and data that are not here."""
     return [change for change in changes if not change.endswith(runs.AWAY) and runs.VERSION not in change]
-
-
-def _other_fields(spec: dict) -> str:
-    """Say which fields a spec has more (+) and less (-) than today's; nothing if it has the same."""
-    now, before = {field.name for field in fields(RunSpec)}, set(spec)
-    return ", ".join([f"+{name}" for name in sorted(now - before)] + [f"-{name}" for name in sorted(before - now)])
 
 
 def _words(spec: RunSpec) -> str:
