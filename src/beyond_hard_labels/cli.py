@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _add(commands, "run", _run, "train one run, or find it")
     run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic, or a set that is a file")
-    run.add_argument("--labels", required=True, metavar="KIND", help="hard (majority) or soft (mean)")
+    run.add_argument(
+        "--labels", required=True, metavar="KIND", help="hard (majority), soft (mean), or a mixture of them"
+    )
     run.add_argument("--split", required=True, type=int, metavar="K", help="number of the random split, from 0")
     run.add_argument("--epoch", type=int, metavar="E", help="print the validation metrics after this epoch instead")
     run.add_argument("--json", action="store_true", help="print key, folder, trained and metrics as JSON")
@@ -112,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--scheduler", metavar="ADDRESS", help="train on the workers of a dask scheduler, such as tcp://host:8786"
     )
-    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead: when or votes")
+    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead, such as when")
     study.add_argument("--full", action="store_true", help="the whole of that grid, not the slice that the book trains")
     study.add_argument("--publish", action="store_true", help="write what is finished to results, for the book")
     study.add_argument("--dry-run", action="store_true", help="say what the grid would take, and train nothing")

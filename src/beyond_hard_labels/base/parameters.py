@@ -11,10 +11,13 @@ from typing import Any
 from beyond_hard_labels.base.errors import InputError
 
 
-def option(doc: str, *, choices=None, at_least=None, above=None, at_most=None):
-    """Describe one field of a dataclass of parameters: its meaning, unit and range."""
+def option(doc: str, *, choices=None, at_least=None, above=None, at_most=None, default=dataclasses.MISSING):
+    """Describe one field of a dataclass of parameters: its meaning, unit and range.
+
+    A field that runs have had from the start has no default; one that came later has, see `runs.RunSpec`.
+    """
     limits = {"choices": choices, "at_least": at_least, "above": above, "at_most": at_most}
-    return dataclasses.field(metadata={"doc": doc, **limits})
+    return dataclasses.field(default=default, metadata={"doc": doc, **limits})
 
 
 def options(*classes) -> dict[str, dataclasses.Field]:

@@ -114,15 +114,17 @@ def thin(split: Split, share: float, seed: int) -> Split:
     return split._replace(train=np.sort(split.train[order[: round(share * len(order))]]))
 
 
-def random_split(n_images: int, split: int) -> Split:
+def random_split(n_images: int, split: int, test_images: int = 0) -> Split:
     """Return split number `split`: 60 % training, 20 % validation, 20 % test, unstratified.
 
-    The paper (section 2) reports three randomly generated splits in these proportions.
+    The paper (section 2) reports three randomly generated splits in these proportions. With `test_images`
+    the test part is the so many images that follow, in every split; of the others 75 % are training.
     """
     if n_images < 5:
         raise InputError(f"a set of {n_images} images cannot be split 60/20/20; at least 5 are needed")
     order = stream("split", split).permutation(n_images)
-    cuts = [round(0.6 * n_images), round(0.8 * n_images)]
+    cuts = [round(0.75 * n_images), n_images] if test_images else [round(0.6 * n_images), round(0.8 * n_images)]
+    order = np.concatenate([order, n_images + np.arange(test_images)])
     return Split(*(np.sort(part) for part in np.split(order, cuts)))
 
 

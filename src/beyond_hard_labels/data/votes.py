@@ -4,6 +4,7 @@ A target is a row of a float64 (N, K) matrix that sums to 1, for hard and for so
 that nothing downstream asks which kind it is.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.rng import stream
 
 LABEL_KINDS = ("hard", "soft")
+TARGET_KINDS = (*LABEL_KINDS, "hard_weighted", "soft_colour", "soft_shape", "soft_shuffled", "one_vote")
 TIE_POLICIES = ("first", "random", "split", "drop")
 
 
@@ -181,12 +183,25 @@ class Targets(NamedTuple):
         bool (N,), images that may be trained on; all but the tied ones under the policy ``drop``.
     short : np.ndarray or None
         bool (N,), images with fewer votes than a number that was asked for.
+    weight : np.ndarray or None
+        float64 (N,), how much an image counts; only ratios matter. None: all alike.
+    vote_seed : int or None
+        If given, each epoch trains on one vote an image, drawn anew from its row.
     """
 
     rows: np.ndarray
     tied: np.ndarray
     keep: np.ndarray
     short: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    vote_seed: int | None = None
+
+    def of_epoch(self, epoch: int) -> np.ndarray:
+        """Return the rows (N, K) that an epoch, from 0, trains on; their mean over epochs approaches `rows`."""
+        if self.vote_seed is None:
+            return self.rows
+        u = stream("vote of an epoch", self.vote_seed, epoch).random(len(self.rows))
+        return np.eye(self.rows.shape[1])[_inverse_cdf(self.rows, u)]
 
 
 def smooth(targets: Targets, share: float) -> Targets:
@@ -196,6 +211,15 @@ def smooth(targets: Targets, share: float) -> Targets:
     no bit.
     """
     return targets._replace(rows=(1 - share) * targets.rows + share / targets.rows.shape[1])
+
+
+def shuffle(rows: np.ndarray, parts: Iterable[np.ndarray], seed: int) -> np.ndarray:
+    """Deal the rows (N, K) of each part anew among its images with the same leading class."""
+    u, dealt = stream("shuffled labels", seed).random(len(rows)), rows.copy()
+    for part in parts:
+        leading = rows[part].argmax(axis=1)
+        dealt[part[np.argsort(leading, kind="stable")]] = rows[part[np.lexsort((u[part], leading))]]
+    return dealt
 
 
 def soft(votes: np.ndarray) -> np.ndarray:

@@ -153,7 +153,8 @@ def train(
     data : LabelledImages
         All images; the truth is used for the history and never for a step.
     targets : Targets
-        Targets of all images; rows that are not to be kept are left out of the training rows.
+        Targets of all images; rows that are not to be kept are left out of the training rows. The
+        weights of these are scaled to a mean of 1.
     split : Split
         Row indices of the three parts.
     config : TrainConfig
@@ -198,13 +199,14 @@ def train(
     device = torch.device(config.device)
 
     images = torch.from_numpy(data.images).to(device)  # uint8 (N, C, H, W), resident
-    y = torch.from_numpy(targets.rows.astype(np.float32)).to(device)  # (N, K)
-    weight = np.ones(len(y), np.float32)
+    weight = np.ones(len(images), np.float32)
+    if targets.weight is not None:
+        weight[rows] = targets.weight[rows] / targets.weight[rows].mean()
     if config.class_weights:
-        weight[rows] = sample_weights(targets.rows[rows])
+        weight[rows] *= sample_weights(targets.rows[rows])
     weight = torch.from_numpy(weight).to(device)
 
-    model = models.build(config, y.shape[1], images.shape[1], seed)
+    model = models.build(config, targets.rows.shape[1], images.shape[1], seed)
     model = model.to(device, memory_format=torch.channels_last)
     coupled = config.weight_decay if config.decay == "coupled" else 0.0
     parameters = list(model.parameters())
@@ -243,6 +245,7 @@ def train(
     for epoch in range(first_epoch, config.epochs):
         # All that the steps need goes to the device once an epoch: no step copies to it, or waits for it.
         order = torch.from_numpy(rows[stream("order", seed, epoch).permutation(len(rows))]).to(device)
+        y = torch.from_numpy(targets.of_epoch(epoch).astype(np.float32)).to(device)  # (N, K)
         u = augment.draw(len(images), seed, epoch).to(device)  # (N, 11)
         total = torch.zeros((), device=device)
         model.train()

@@ -33,7 +33,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ from beyond_hard_labels.learn import metrics
 from beyond_hard_labels.learn.metrics import METRICS, Metric
 from beyond_hard_labels.learn.train import Trained
 from beyond_hard_labels.runs.fresh import Change, can_train, changes, provenance
-from beyond_hard_labels.runs.spec import RunSpec
+from beyond_hard_labels.runs.spec import RunSpec, other_fields
 
 FILES = ("spec.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
 PUBLISHED_FILES = ("spec.json", "predictions.npz", "history.csv", "scores.json")
@@ -275,9 +275,8 @@ def load(folder: Path) -> Run:
     if changed:
         raise Damaged(f"the run in {folder} is damaged, {', '.join(changed)} not as it was stored")
     spec = json.loads(content["spec.json"])
-    names = {field.name for field in fields(RunSpec)}
-    if set(spec) != names:
-        raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {sorted(names ^ set(spec))}")
+    if other := other_fields(spec):
+        raise InputError(f"{folder / 'spec.json'}: fields differ from a run's: {other}")
     with np.load(io.BytesIO(content["predictions.npz"]), allow_pickle=False) as file:
         index, logits = (file[f"test_{part}"] for part in ("index", "logits"))
         truth = file["test_truth"] if "test_truth" in file.files else None

@@ -144,6 +144,10 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
         )
     if asked["data_seed"] != 0:
         faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
+    if values["test_images"] or values["ambiguous"] == "replaced":
+        faults.append(
+            f"test_images and ambiguous=replaced take images beyond the set: {dataset} is read, not generated"
+        )
     if faults:
         raise InputError("; ".join(faults))
     return {name: asked[name] for name in OF_FILE}
