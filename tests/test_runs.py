@@ -27,7 +27,7 @@ def test_a_run_is_trained_once_and_then_found(spec):
     assert (trained, trained_again) == (True, False)
     assert again.metrics == first.metrics
     assert {p.name for p in first.folder.iterdir()} == {
-        *("spec.json", "manifest.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
+        *("spec.json", "manifest.json", "predictions.npz", "features.npz", "curves.npz", "weights.safetensors")
     }
 
 
@@ -98,9 +98,9 @@ def test_a_run_that_is_not_there_is_said_to_be_missing_and_not_broken(spec):
 def test_the_manifest_knows_every_file_as_it_was_stored(spec):
     run, _ = ensure.find_or_train(spec)
     assert store.find(spec).folder == run.folder
-    with (run.folder / "history.csv").open("a") as file:
-        file.write(" ")
-    with pytest.raises(store.Damaged, match=r"history\.csv not as it was stored"):
+    with (run.folder / "curves.npz").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(store.Damaged, match=r"curves\.npz not as it was stored"):
         store.load(run.folder)
 
 
@@ -158,10 +158,16 @@ def test_what_changed_is_said_by_name_and_version_and_what_has_not_is_not():
         "code": {"x.py": "1", "y.py": "2", "z.py": "1"},
         "versions": {"torch": "2.14.1"},
     }
-    assert fresh.changes(made, here) == ["data file changed", "y.py changed", "z.py is new", "torch 2.13.0 → 2.14.1"]
-    assert fresh.changes(here, made)[1:3] == ["y.py changed", "z.py is no longer part of it"]
-    assert fresh.changes(made, made | {"data": {"data file": None}}) == ["data file is not here"]
-    assert fresh.changes({"code": "ab12"}, {"code": {"x.py": "1"}}) == ["its record of code is of another form"]
+    found = fresh.changes(made, here)
+    assert [(change.kind, change.name) for change in found] == [
+        *(("data", "data file"), ("code", "y.py"), ("code", "z.py"), ("version", "torch"))
+    ]
+    assert fresh.told(found) == "data file changed; y.py changed; z.py is new; torch 2.13.0 → 2.14.1"
+    assert fresh.told(fresh.changes(here, made)[1:3]) == "y.py changed; z.py is no longer part of it"
+    (away,) = fresh.changes(made, made | {"data": {"data file": None}})
+    assert (away.kind, fresh.told([away])) == ("away", "data file is not here to be compared")
+    (unreadable,) = fresh.changes({"code": "ab12"}, {"code": {"x.py": "1"}})
+    assert (unreadable.kind, fresh.told([unreadable])) == ("record", "its record of code is of another form")
 
 
 def test_metrics_are_computed_from_the_stored_predictions(spec):
@@ -191,12 +197,17 @@ def test_a_spec_with_other_fields_is_named(spec):
 
 
 def test_the_modules_that_code_uses_are_found_through_imports():
-    assert fresh.modules_used("from beyond_hard_labels import embedding") == {"embedding"}
-    assert fresh.modules_used("from beyond_hard_labels import shapes\nimport numpy") == {
-        "shapes",
-        "images",
-        "randomness",
+    assert fresh.modules_used("from beyond_hard_labels.learn import tsne") == {"learn.tsne", "base.errors"}
+    assert fresh.modules_used("from beyond_hard_labels.data import shapes\nimport numpy") == {
+        *("data.shapes", "data.images", "base.rng", "base.errors")
     }
-    through_the_study = fresh.modules_used("from beyond_hard_labels.runs.study import ensure")
-    assert {"study", "runs", "training", "models", "augmentation", "votes", "metrics"} <= through_the_study
-    assert not {"plots", "report", "book", "cli"} & through_the_study
+    through_runs = fresh.modules_used("from beyond_hard_labels.runs.ensure import ensure")
+    assert {"runs.study", "runs.store", "learn.train", "learn.augment", "data.votes"} <= through_runs
+    assert not {name for name in through_runs if name.startswith(("book", "cli"))}
+
+
+def test_the_code_of_a_run_is_what_trains_it_and_no_measure_of_it():
+    modules = fresh.training_modules()
+    assert {"runs.execute", "runs.inputs", "learn.train", "learn.augment", "learn.models"} <= set(modules)
+    assert {"data.images", "data.votes", "data.shapes", "base.rng"} <= set(modules)
+    assert not {"learn.metrics", "learn.significance", "learn.tsne", "data.fetch", "data.dcic"} & set(modules)

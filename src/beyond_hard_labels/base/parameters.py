@@ -6,6 +6,7 @@ them: a profile, a notebook's parameters cell, or the command line.
 
 import dataclasses
 import difflib
+import math
 from typing import Any
 
 from beyond_hard_labels.base.errors import InputError
@@ -30,7 +31,7 @@ def describe(field: dataclasses.Field) -> str:
     limits = field.metadata
     if limits["choices"]:
         return "one of " + ", ".join(limits["choices"])
-    kind = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[field.type]
+    kind = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string"}[field.type]
     bounds = [
         f"{word.replace('_', ' ')} {limits[word]}"
         for word in ("at_least", "above", "at_most")
@@ -69,7 +70,8 @@ def check(fields: dict[str, dataclasses.Field], values: dict[str, Any]) -> dict[
 def _in_range(field, value) -> bool:
     limits = field.metadata
     return (
-        (limits["choices"] is None or value in limits["choices"])
+        not (isinstance(value, float) and not math.isfinite(value))
+        and (limits["choices"] is None or value in limits["choices"])
         and (limits["at_least"] is None or value >= limits["at_least"])
         and (limits["above"] is None or value > limits["above"])
         and (limits["at_most"] is None or value <= limits["at_most"])

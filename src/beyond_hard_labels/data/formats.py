@@ -99,7 +99,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         _look_at(path, ((m.filename, stat.S_IFMT(m.external_attr >> 16), m.file_size) for m in archive.infolist()))
         for member in archive.infolist():
             if member.flag_bits & 1 or member.compress_type not in plain:
-                raise InputError(f"{path.name}: {member.filename!r:.100} is encrypted, or compressed but not by deflate")
+                raise InputError(
+                    f"{path.name}: {member.filename!r:.100} is encrypted, or compressed but not by deflate"
+                )
     except InputError:
         archive.close()
         raise

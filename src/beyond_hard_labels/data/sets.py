@@ -31,7 +31,7 @@ from tokenize import TokenError
 
 import numpy as np
 
-from beyond_hard_labels.base import files
+from beyond_hard_labels.base import files, reads
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.paths import build_folder
 from beyond_hard_labels.data import votes
@@ -65,7 +65,10 @@ def names() -> list[str]:
 def locate(name: str) -> Path:
     """Return the file of a set; raise `InputError`, with what is here, if there is none."""
     if name in names()[1:]:
-        return next(path for folder in folders() if (path := folder / f"{name}.npz").is_file())
+        found = next(path for folder in folders() if (path := folder / f"{name}.npz").is_file())
+        reads.note("set", name, _sha256(*_state(found)))
+        return found
+    reads.note("set", name, None)
     places = " nor ".join(map(str, folders()))
     raise InputError(
         f"parameter 'dataset' is '{name}', expected one of {', '.join(names())}; neither {places} holds {name}.npz, "
@@ -82,6 +85,17 @@ def _state(path: Path) -> tuple[Path, int, int]:
 def fingerprint(name: str) -> str:
     """Return the sha256 of a set's file."""
     return _sha256(*_state(locate(name)))
+
+
+def is_here(name: str) -> bool:
+    """Return whether a set's file is on this machine."""
+    try:
+        return locate(name).is_file()
+    except InputError:
+        return False
+
+
+reads.KINDS["set"] = lambda name: fingerprint(name) if is_here(name) else None
 
 
 @functools.lru_cache

@@ -5,16 +5,28 @@ from dataclasses import replace
 
 import numpy as np
 
+from beyond_hard_labels.base import memory
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.data import sets, votes
 from beyond_hard_labels.data.images import LabelledImages, Split, random_split, shrink, slice_split, thin
 from beyond_hard_labels.runs.spec import RunSpec
 
+_BYTES_BESIDE = 1000  # of an image of the synthetic set: its parameters, distribution and name
+
 
 def images_of(spec: RunSpec) -> LabelledImages:
-    """Return the images that a run is trained on; generated or read once a process."""
+    """Return the images that a run is trained on; generated or read once a process.
+
+    Raises
+    ------
+    InputError
+        If they do not fit into the memory that is free, before any is drawn; if a set's file changed while it
+        was read.
+    """
     if spec.dataset == sets.SYNTHETIC:
         more_pure = spec.n_images if spec.ambiguous == "replaced" else 0  # always enough
+        n_images = spec.n_images + spec.test_images + more_pure
+        memory.require(n_images * (3 * spec.image_size**2 + _BYTES_BESIDE), f"n_images={n_images} of the synthetic set")
         return _generate(spec.n_images, spec.image_size, spec.data_seed, spec.test_images, more_pure)
     return _prepare(spec.dataset, sets.fingerprint(spec.dataset), spec.n_images, spec.image_size, spec.raters)
 
@@ -26,6 +38,8 @@ def _prepare(dataset: str, fingerprint: str, n_images: int, image_size: int, rat
         of_whole_set = votes.complete_raters(sets.read(dataset).ratings)
         counts = votes.count(of_whole_set[:n_images], len(data.class_names))
         data = replace(data, votes=counts, truth=votes.soft(counts))
+    if sets.fingerprint(dataset) != fingerprint:
+        raise InputError(f"the file of {dataset} changed while it was read; the same command starts again")
     return shrink(data, image_size)
 
 
@@ -81,3 +95,10 @@ def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
             pair = (soft.rows, hard.rows) if spec.labels == "soft_colour" else (hard.rows, soft.rows)
             return hard._replace(rows=shapes.product(*pair))
     return hard if spec.labels == "hard" else soft
+
+
+def empty_classes(split: Split, labels: votes.Targets, data: LabelledImages) -> dict[str, list[str]]:
+    """Return the classes that lead no label of a training image that is kept, and no truth of a test image."""
+    rows = split.train[labels.keep[split.train]]
+    leading = {"training": labels.rows[rows].argmax(axis=1), "test": data.truth[split.test].argmax(axis=1)}
+    return {part: [name for c, name in enumerate(data.class_names) if c not in of] for part, of in leading.items()}

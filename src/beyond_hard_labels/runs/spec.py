@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 
 from beyond_hard_labels.base.parameters import option
 from beyond_hard_labels.data.votes import TARGET_KINDS, TIE_POLICIES
-from beyond_hard_labels.learn.train import TrainConfig
+from beyond_hard_labels.learn.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

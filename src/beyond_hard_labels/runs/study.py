@@ -1,8 +1,4 @@
-"""A study: the grid of runs behind the book, and how it is executed.
-
-A study is a profile with overrides. Its runs are all kinds of label times all splits; each is looked
-up in the store and trained if it is not there.
-"""
+"""A study, the grid of runs behind the book: a profile with overrides, on all kinds of label and all splits."""
 
 import functools
 import itertools
