@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.base.paths import published_folder
+from beyond_hard_labels.base import paths
 from beyond_hard_labels.learn import metrics
 from beyond_hard_labels.learn.metrics import METRICS, Metric
 from beyond_hard_labels.runs.spec import RunSpec
@@ -92,7 +92,7 @@ class Run:
     @property
     def published(self) -> bool:
         """Whether this is one of the project's published runs."""
-        return self.folder.parent == published_folder()
+        return self.folder.parent == paths.published_folder()
 
     @property
     def files(self) -> list[str]:

@@ -38,10 +38,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beyond_hard_labels.base import files, reads
+from beyond_hard_labels.base import files, paths, reads
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.files import Damaged, checksum, write_json
-from beyond_hard_labels.base.paths import build_folder, published_folder
 from beyond_hard_labels.base.process import tell
 from beyond_hard_labels.data import votes
 from beyond_hard_labels.data.images import LabelledImages, Split
@@ -61,7 +60,7 @@ LEFT_OUT = "left_out.json"  # beside a run that came in a pack: which of its fil
 
 def find(spec: RunSpec) -> Run | None:
     """Return the local run of a spec if it is there, whole and counts, see `outdated`, else None."""
-    folder = build_folder() / "runs" / spec.key
+    folder = paths.build_folder() / "runs" / spec.key
     if not folder.is_dir():
         reads.note("run", spec.key, None)
         return None
@@ -75,18 +74,18 @@ def find(spec: RunSpec) -> Run | None:
 
 def set_aside_damaged(spec: RunSpec) -> None:
     """Move the local run of a spec out of the way, with a word, if it is damaged; the caller holds its lock."""
-    folder = build_folder() / "runs" / spec.key
+    folder = paths.build_folder() / "runs" / spec.key
     if folder.is_dir():
         try:
             load(folder)
         except Damaged as error:
-            aside = files.set_aside(folder, build_folder() / "damaged")
+            aside = files.set_aside(folder, paths.build_folder() / "damaged")
             tell(f"{error}; it is set aside as {aside} and made again")
 
 
 def published(spec: RunSpec) -> Run | None:
     """Return the published run of a spec, or None."""
-    folder = published_folder() / spec.key
+    folder = paths.published_folder() / spec.key
     if folder.is_dir():
         return load(folder)
     reads.note("run", f"published-{spec.key}", None)
@@ -95,14 +94,14 @@ def published(spec: RunSpec) -> Run | None:
 
 def published_specs(dataset: str) -> list[RunSpec]:
     """Return the specs of all published runs on a set, in the order of their keys."""
-    found = [load(path.parent).spec for path in sorted(published_folder().glob("*/spec.json"))]
+    found = [load(path.parent).spec for path in sorted(paths.published_folder().glob("*/spec.json"))]
     return [spec for spec in found if spec.dataset == dataset]
 
 
 def by_name(name: str) -> Run:
     """Return the run of a name, see `Run.name`."""
     key = name.removeprefix("published-")
-    return load((build_folder() / "runs" if key == name else published_folder()) / key)
+    return load((paths.build_folder() / "runs" if key == name else paths.published_folder()) / key)
 
 
 def differences(run: Run) -> list[Change]:
@@ -123,7 +122,7 @@ def outdated(run: Run) -> list[Change]:
 
 def required_files(folder: Path) -> list[str]:
     """Return the names of the files that a run in this folder must have."""
-    if folder.parent == published_folder():
+    if folder.parent == paths.published_folder():
         return list(PUBLISHED_FILES)
     without = folder / LEFT_OUT
     left_out = json.loads(without.read_text("utf-8")) if without.is_file() else ()
@@ -149,7 +148,7 @@ def load(folder: Path) -> Run:
     manifest = files.read_sealed_json(folder / "manifest.json")
     content = {name: (folder / name).read_bytes() for name in KNOWN_FILES if (folder / name).is_file()}
     sealed = manifest["files"]
-    if folder.parent == published_folder() and (lost := sorted(sealed.keys() - content)):
+    if folder.parent == paths.published_folder() and (lost := sorted(sealed.keys() - content)):
         raise Damaged(f"the run in {folder} is not whole, {', '.join(lost)} not found")
     changed = [name for name, found in content.items() if hashlib.sha256(found).hexdigest() != sealed.get(name)]
     if changed:
@@ -161,7 +160,7 @@ def load(folder: Path) -> Run:
         index, logits = (file[f"test_{part}"] for part in ("index", "logits"))
         truth = file["test_truth"] if "test_truth" in file.files else None
     run = Run(RunSpec(**spec), folder, manifest, index, truth, softmax(logits))
-    if run.published or folder.parent == build_folder() / "runs":
+    if run.published or folder.parent == paths.build_folder() / "runs":
         reads.note("run", run.name, reads.of_run(manifest))
     return run
 
@@ -196,7 +195,7 @@ def save(
     """
     from safetensors.numpy import save as to_bytes
 
-    folder = (store or build_folder() / "runs") / spec.key
+    folder = (store or paths.build_folder() / "runs") / spec.key
     files.sweep(folder)
     with files.writing(folder) as temporary:
         temporary.mkdir()
