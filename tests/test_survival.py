@@ -254,10 +254,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(stopped, tmp_p
 
 def test_a_checkpoint_of_other_code_is_not_used(stopped, monkeypatch, capsys):
     made_of = fresh.provenance(spec())
-    made_of["code"] = made_of["code"] | {"models.py": "another"}
+    made_of["code"] = made_of["code"] | {"learn.models": "another"}
     monkeypatch.setattr(fresh, "provenance", lambda _: made_of)
     assert checkpoints.latest(spec()) == (None, 0.0)
-    assert "is no longer what it was: models.py changed" in capsys.readouterr().err
+    assert "is no longer what it was: learn.models changed" in capsys.readouterr().err
     assert list(stopped.iterdir()) == []
 
 

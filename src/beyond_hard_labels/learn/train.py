@@ -128,16 +128,15 @@ def train(
 ) -> Trained:
     """Train on the split's training images and predict its validation and test images.
 
-    The loss is the cross-entropy between target and prediction, for both kinds of label; the last
-    epoch is reported, nothing is selected on validation data. With one-hot soft labels the two kinds
-    give bitwise equal weights. The same arguments give bitwise equal results on the same device,
-    versions and number of threads.
+    The loss is the cross-entropy between target and prediction, for all kinds of target; the last epoch is
+    reported, nothing is selected on validation data. With one-hot soft labels the arms give bitwise equal weights,
+    as do the same arguments on the same device, versions and number of threads.
 
     Parameters
     ----------
     data, targets, split : LabelledImages, Targets, Split
-        Images, of which the truth is not looked at, targets of all of them, and rows of the three parts.
-        Training rows that are not to be kept are left out; the weights of the rest are scaled to a mean of 1.
+        Images, whose truth is not looked at, their targets, and the rows of the three parts. Training rows that
+        are not to be kept are left out; the weights of the rest are scaled to a mean of 1.
     seed : int
         Seeds initialisation, order, augmentation and dropout, each by a stream of its own.
     deadline : float
@@ -147,19 +146,17 @@ def train(
     on_step, on_epoch : callable
         Called before each step, which may raise to end the training, and with the number of each finished epoch.
     on_checkpoint : callable
-        Called after each epoch but the last, and before this function ends early, with a function that
-        returns the `Progress` and with whether it ends.
+        Called after each epoch but the last, and before an early end, with a function that returns the `Progress`
+        and with whether this is the end.
 
     Raises
     ------
     InputError, Diverged, TimeUp
-        If the device is not there, or too few training images are left; if a loss or a prediction is not
-        finite, which is looked at once an epoch and in a `Progress`; if the deadline passed.
+        If there is no such device, or no two training images; if a loss or a prediction is not finite, which is
+        looked at once an epoch and in a `Progress`; if the deadline passed.
     """
     given = _place(data, targets, split, config, seed)
-    state = _begin(given)
-    if start:
-        _restore(state, start)
+    state = _begin(given, start)
     progress = functools.partial(_progress, state)
 
     def before_step() -> None:
@@ -203,8 +200,8 @@ def _place(data: LabelledImages, targets: Targets, split: Split, config: TrainCo
     return _Given(images, weight, targets, rows, split.validation, config, seed)
 
 
-def _begin(given: _Given) -> _State:
-    """Return the state before the first step."""
+def _begin(given: _Given, start: Progress | None) -> _State:
+    """Return the state before the first step, or where a training was."""
     config, images = given.config, given.images
     model = models.build(config, given.targets.rows.shape[1], images.shape[1], given.seed)
     model = model.to(images.device, memory_format=torch.channels_last)
@@ -212,7 +209,10 @@ def _begin(given: _Given) -> _State:
     optimiser = torch.optim.SGD(
         list(model.parameters()), config.learning_rate, config.momentum, weight_decay=coupled, fused=True
     )
-    return _State(model, optimiser, torch.zeros((), device=images.device))
+    state = _State(model, optimiser, torch.zeros((), device=images.device))
+    if start:
+        _restore(state, start)
+    return state
 
 
 def _train_epoch(state: _State, given: _Given, before_step: Callable[[], None]) -> None:

@@ -33,7 +33,6 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
 
     Parameters
     ----------
-    spec : RunSpec
     deadline : float
         ``time.time()`` after which no step starts.
     folder : Path, optional
@@ -59,13 +58,8 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
     data = images_of(spec)
     split, labels = split_of(spec, data), labels_of(spec, data)
     tell_empty_classes(spec, empty_classes(split, labels, data))
-    start, before = None, 0.0
-    if folder is None:
-        store.set_aside_damaged(spec)
-        start, before = checkpoints.latest(spec)
-    if start:
-        tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
-    started = time.perf_counter()
+    start, before = _where_it_was(spec) if folder is None else (None, 0.0)
+    started = time.perf_counter() - before
     with process.patient():
         _show_progress(spec, start.epoch if start else 0)
         try:
@@ -79,7 +73,7 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
                 start=start,
                 on_step=process.check,
                 on_epoch=functools.partial(_show_progress, spec),
-                on_checkpoint=_keeper(spec, made_of, started - before) if folder is None else _keep_nothing,
+                on_checkpoint=_keeper(spec, made_of, started) if folder is None else _keep_nothing,
             )
         except Diverged as error:
             checkpoints.remove(spec)
@@ -87,12 +81,20 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
         finally:
             progress_file(spec).unlink(missing_ok=True)
         _refuse_moved(made_of, fresh.provenance(spec), f"run {spec.key} is not stored: while it was trained")
-        seconds = before + time.perf_counter() - started
-        run = store.save(spec, trained, split, data, labels, made_of, seconds, folder)
+        run = store.save(spec, trained, split, data, labels, made_of, time.perf_counter() - started, folder)
         if folder is None:
             checkpoints.remove(spec)
     process.check()
     return run
+
+
+def _where_it_was(spec: RunSpec) -> tuple:
+    """Return the last checkpoint of a run, None if there is none, and its seconds; what is damaged is set aside."""
+    store.set_aside_damaged(spec)
+    start, seconds = checkpoints.latest(spec)
+    if start:
+        tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
+    return start, seconds
 
 
 def _refuse_moved(before: dict, after: dict, what: str) -> None:
