@@ -108,7 +108,7 @@ def test_classes_are_the_labels_that_occur_unless_they_are_known(tmp_path):
 
     changed = {NOTES: notes(rename)}
     assert read(tmp_path, class_names=None, **changed)["class_names"].tolist() == ["a new one", "g", "nr", "ug"]
-    with pytest.raises(InputError, match="class_label is 'a new one', expected g, nr, ug or null"):
+    with pytest.raises(InputError, match="'a new one'.*, expected an image of the archive and g, nr, ug or null"):
         read(tmp_path, **changed)
 
 
@@ -219,7 +219,7 @@ BROKEN = {
     ),
     "votes without an image": (
         lambda: {image(3): None},
-        f"votes for '{image(3)}', which is not in the archive",
+        f"is ('{image(3)}', ",
     ),
     "an id in two folds": (
         lambda: {"MiceBone/fold5/" + image(3).split("/")[2].replace("-[0.5, 0.5]", ""): picture()},
@@ -231,17 +231,17 @@ BROKEN = {
     ),
     "an unknown class": (
         lambda: {NOTES: entry(4, class_label="x")},
-        "[4].annotations[0]: class_label is 'x', expected",
+        ", 'x'), expected an image of the archive and g, nr, ug or null",
     ),
     "a class that is a number": (lambda: {NOTES: entry(4, class_label=1)}, "[4].annotations[0] is {'image_path'"),
-    "a class without a name": (lambda: {NOTES: entry(4, class_label="")}, "[4].annotations[0] is {'image_path'"),
+    "a class without a name": (lambda: {NOTES: entry(4, class_label="")}, "[4].annotations[0] is ("),
     "a path that is a list": (lambda: {NOTES: entry(4, image_path=[])}, "[4].annotations[0] is {'image_path': []"),
     "an annotation that is a text": (
         lambda: {NOTES: notes(lambda sets: sets[4]["annotations"].append("x"))},
-        "is 'x', expected a text image_path, class_label text or null",
+        "is 'x', expected an image of the archive",
     ),
-    "a mail address": (lambda: {NOTES: whole(4, user_mail="a@b.de")}, "[4].user_mail is not anonymous"),
-    "a name of a person": (lambda: {NOTES: whole(4, name="Ann Other")}, "[4].name is not anonymous, expected INVALID"),
+    "a mail address": (lambda: {NOTES: whole(4, user_mail="a@b.de")}, "[4] is not anonymous, expected INVALID in name and user_mail"),
+    "a name of a person": (lambda: {NOTES: whole(4, name="Ann Other")}, "[4] is not anonymous, expected INVALID"),
     "a set without annotations": (
         lambda: {NOTES: whole(4, annotations={})},
         "[4] is no annotation set, expected an object with a list 'annotations'",
@@ -251,15 +251,15 @@ BROKEN = {
     "no sets": (lambda: {NOTES: b"[]"}, "is list, expected a list of annotation sets, one at least"),
     "malformed JSON": (
         lambda: {NOTES: '[{"name": "INVALID ä", }]'.encode()},
-        "MiceBone.zip: MiceBone/annotations.json is not JSON at byte 24: ",
+        "MiceBone.zip: MiceBone/annotations.json cannot be read: ",
     ),
-    "JSON cut short": (lambda: {NOTES: GOOD[NOTES][:5000]}, "is not JSON at byte "),
-    "a table of another encoding": (lambda: {NOTES: '["ä"]'.encode("latin-1")}, "is not UTF-8 at byte 2"),
-    "endless brackets": (lambda: {NOTES: b"[" * 200_000}, "annotations.json cannot be read: maximum recursion"),
-    "no annotations": (lambda: {NOTES: None}, "MiceBone.zip holds no annotations.json, expected MiceBone/annotations"),
+    "JSON cut short": (lambda: {NOTES: GOOD[NOTES][:5000]}, "annotations.json cannot be read: "),
+    "a table of another encoding": (lambda: {NOTES: '["ä"]'.encode("latin-1")}, "annotations.json cannot be read: 'utf-8' codec"),
+    "endless brackets": (lambda: {NOTES: b"[" * 200_000}, "annotations.json cannot be read: "),
+    "no annotations": (lambda: {NOTES: None}, "MiceBone.zip: it holds no annotations.json, expected MiceBone/annotations"),
     "two tables of annotations": (
         lambda: {f"more/{NOTES}": b"[]"},
-        "MiceBone.zip holds MiceBone/annotations.json, more/MiceBone/annotations.json, expected",
+        "MiceBone.zip: it holds MiceBone/annotations.json, more/MiceBone/annotations.json, expected",
     ),
     "no image": (
         lambda: {**dict.fromkeys(GOOD), NOTES: whole(0)},
@@ -289,26 +289,16 @@ def test_another_set_is_not_taken_for_the_one_that_was_asked_for(tmp_path):
         read(tmp_path, members)
 
 
-def test_all_faults_are_listed_at_once_up_to_twenty(tmp_path):
-    changes = {image(i): b"" for i in range(15)} | {f"MiceBone/fold1/{i}.png": picture() for i in range(10)}
-    with pytest.raises(InputError, match=r"^MiceBone.zip .* 25 fault\(s\)") as raised:
-        read(tmp_path, **changes)
-    lines = str(raised.value).splitlines()
-    assert (len(lines), lines[-1].strip()) == (22, "and 5 more")
-
-
 def test_more_raters_than_an_array_should_have_columns_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(dcic, "MOST_RATERS", 80)
-    with pytest.raises(InputError, match="the number of raters is 81, expected 1 to 80"):
+    with pytest.raises(InputError, match="3 classes and 81 raters, expected 2 to 127 and 1 to 80"):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("most", [60 * 32 * 32 - 1, 60 * 32 * 32], ids=["grey", "colour"])
-def test_more_pixels_than_memory_should_hold_are_refused(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(dcic, "MOST_BYTES", most)
-    coloured = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    with pytest.raises(InputError, match=rf"^MiceBone\.zip: .* bytes in memory, .* expected at most {most}"):
-        read(tmp_path, **{image(59): archives.png(coloured)})
+def test_more_pixels_than_memory_should_hold_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(dcic, "MOST_BYTES", most := 3 * 60 * 32 * 32 - 1)
+    with pytest.raises(InputError, match=rf"^MiceBone\.zip: .* bytes in memory, expected at most {most}"):
+        read(tmp_path)
 
 
 def test_a_null_for_an_image_that_is_not_there_is_skipped(tmp_path, found):

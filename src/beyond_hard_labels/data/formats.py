@@ -99,7 +99,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         _look_at(path, ((m.filename, stat.S_IFMT(m.external_attr >> 16), m.file_size) for m in archive.infolist()))
         for member in archive.infolist():
             if member.flag_bits & 1 or member.compress_type not in plain:
-                raise InputError(f"{path.name}: {member.filename!r:.100} is encrypted, or compressed but not by deflate")
+                raise InputError(
+                    f"{path.name}: {member.filename!r:.100} is encrypted, or compressed but not by deflate"
+                )
     except InputError:
         archive.close()
         raise
@@ -114,10 +116,11 @@ def _tar_member(path: Path, name: str, most: int) -> bytes:
         with tarfile.open(fileobj=content, mode="r:") as archive:
             members = archive.getmembers()
             _look_at(path, ((m.name, kinds.get(m.type, stat.S_IFLNK), 0) for m in members))
-            sizes = [member.size for member in members if member.name == name]
-            if len(sizes) != 1 or sizes[0] > most:
+            found = [member for member in members if member.name == name and member.isreg()]
+            if len(found) != 1 or found[0].size > most:
+                sizes = [member.size for member in found]
                 raise InputError(f"{path.name}: sizes of {name}: {sizes}, expected one of at most {most} bytes")
-            return archive.extractfile(name).read()
+            return archive.extractfile(found[0]).read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{path.name} is not a tar archive, or not a whole one: {error}") from error
 
