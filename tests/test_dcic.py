@@ -108,7 +108,7 @@ def test_classes_are_the_labels_that_occur_unless_they_are_known(tmp_path):
 
     changed = {NOTES: notes(rename)}
     assert read(tmp_path, class_names=None, **changed)["class_names"].tolist() == ["a new one", "g", "nr", "ug"]
-    with pytest.raises(InputError, match="'a new one'.*, expected an image of the archive and g, nr, ug or null"):
+    with pytest.raises(InputError, match=r"'a new one'.*, expected an image of the archive and g, nr, ug or null"):
         read(tmp_path, **changed)
 
 
@@ -240,7 +240,10 @@ BROKEN = {
         lambda: {NOTES: notes(lambda sets: sets[4]["annotations"].append("x"))},
         "is 'x', expected an image of the archive",
     ),
-    "a mail address": (lambda: {NOTES: whole(4, user_mail="a@b.de")}, "[4] is not anonymous, expected INVALID in name and user_mail"),
+    "a mail address": (
+        lambda: {NOTES: whole(4, user_mail="a@b.de")},
+        "[4] is not anonymous, expected INVALID in name and user_mail",
+    ),
     "a name of a person": (lambda: {NOTES: whole(4, name="Ann Other")}, "[4] is not anonymous, expected INVALID"),
     "a set without annotations": (
         lambda: {NOTES: whole(4, annotations={})},
@@ -254,9 +257,15 @@ BROKEN = {
         "MiceBone.zip: MiceBone/annotations.json cannot be read: ",
     ),
     "JSON cut short": (lambda: {NOTES: GOOD[NOTES][:5000]}, "annotations.json cannot be read: "),
-    "a table of another encoding": (lambda: {NOTES: '["ä"]'.encode("latin-1")}, "annotations.json cannot be read: 'utf-8' codec"),
+    "a table of another encoding": (
+        lambda: {NOTES: '["ä"]'.encode("latin-1")},
+        "annotations.json cannot be read: 'utf-8' codec",
+    ),
     "endless brackets": (lambda: {NOTES: b"[" * 200_000}, "annotations.json cannot be read: "),
-    "no annotations": (lambda: {NOTES: None}, "MiceBone.zip: it holds no annotations.json, expected MiceBone/annotations"),
+    "no annotations": (
+        lambda: {NOTES: None},
+        "MiceBone.zip: it holds no annotations.json, expected MiceBone/annotations",
+    ),
     "two tables of annotations": (
         lambda: {f"more/{NOTES}": b"[]"},
         "MiceBone.zip: it holds MiceBone/annotations.json, more/MiceBone/annotations.json, expected",
