@@ -19,12 +19,12 @@ cache may be read-only, and no file beside a set is needed.
 """
 
 import functools
-import hashlib
 import json
 import os
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tokenize import TokenError
@@ -84,8 +84,7 @@ def fingerprint(name: str) -> str:
 
 @functools.lru_cache
 def _sha256(path: Path, size: int, mtime: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.checksum(path)
 
 
 def read(name: str, n_images: int | None = None) -> LabelledImages:
@@ -134,39 +133,38 @@ def _recorded(path: Path) -> str | None:
 
 def check(path: Path | str, arrays: dict[str, np.ndarray]) -> None:
     """Raise `InputError`, which begins with `path`, if arrays are not the parts of a set as stated above."""
-    images, class_names = arrays["images"], arrays["class_names"]
-    n, k = len(images) if images.ndim else 0, class_names.size
-    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
-    _require(
-        path, arrays, "images", images.dtype == np.uint8 and square, f"uint8 (N, H, H[, 3]), H at least {SMALLEST}"
-    )
-    _require(path, arrays, "class_names", _are_names(class_names) and k >= 2, "text (K,), K at least 2, all different")
-    if "ids" in arrays:
-        fits = _are_names(arrays["ids"]) and arrays["ids"].shape == (n,)
-        _require(path, arrays, "ids", fits, f"text ({n},), one an image, all different")
-    _require(path, arrays, "counts", arrays["counts"].shape == (n, k), f"({n}, {k}), a row an image, a column a class")
+    for part, fits, expected in _expected(arrays):
+        if not fits:
+            array = arrays[part]
+            extent = f" of {array.min()} to {array.max()}" if array.dtype.kind in "iuf" and array.size else ""
+            raise InputError(f"{path}: {part} is {array.dtype} {array.shape}{extent}, expected {expected}")
     try:
-        counts = votes.validate(arrays["counts"], k)
+        counts = votes.validate(arrays["counts"], arrays["class_names"].size)
     except InputError as error:
         raise InputError(f"{path}: counts: {error}") from error
-    limits = {"labels": ("", 0, k - 1), "fold": ("", 1, 1000), "ratings": (" R", -1, min(k - 1, 127))}
-    for part in limits.keys() & arrays.keys():
-        array, (width, low, high) = arrays[part], limits[part]
-        fits = array.dtype.kind in "iu" and array.ndim == 1 + bool(width) and len(array) == n
-        fits = fits and ((array >= low) & (array <= high)).all()
-        _require(path, arrays, part, fits, f"whole numbers ({n},{width}) of {low} to {high}")
     if "ratings" in arrays:
-        made = votes.count(arrays["ratings"], k)
+        made = votes.count(arrays["ratings"], counts.shape[1])
         if (off := np.flatnonzero((made != counts).any(axis=1))).size:
             found = f"ratings of image {off[0]} make the counts {made[off[0]].tolist()}"
             raise InputError(f"{path}: {found}, expected {counts[off[0]].tolist()}")
 
 
-def _require(path: Path | str, arrays: dict[str, np.ndarray], part: str, fits: bool, expected: str) -> None:
-    if not fits:
-        array = arrays[part]
-        extent = f" of {array.min()} to {array.max()}" if array.dtype.kind in "iuf" and array.size else ""
-        raise InputError(f"{path}: {part} is {array.dtype} {array.shape}{extent}, expected {expected}")
+def _expected(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str]]:
+    """Yield each part, whether it is as it should be, and how that is."""
+    images, class_names = arrays["images"], arrays["class_names"]
+    n, k = len(images) if images.ndim else 0, class_names.size
+    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
+    yield "images", images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"
+    yield "class_names", _are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"
+    if "ids" in arrays:
+        fits = _are_names(arrays["ids"]) and arrays["ids"].shape == (n,)
+        yield "ids", fits, f"text ({n},), one an image, all different"
+    yield "counts", arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"
+    for part, rank, low, high in (("labels", 1, 0, k - 1), ("fold", 1, 1, 1000), ("ratings", 2, -1, min(k - 1, 127))):
+        if (array := arrays.get(part)) is not None:
+            whole = array.dtype.kind in "iu" and array.ndim == rank and len(array) == n
+            fits = whole and ((array >= low) & (array <= high)).all()
+            yield part, fits, f"whole numbers ({n},{' R' * (rank - 1)}) of {low} to {high}"
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
