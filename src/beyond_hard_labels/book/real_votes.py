@@ -14,12 +14,6 @@ from beyond_hard_labels.data import fetch, sets
 from beyond_hard_labels.learn import metrics
 from beyond_hard_labels.runs.maps import map_of
 
-PIXELS = {  # what is known of the pixels of files without a record of where they come from, by SHA-256
-    "bce2eed1b9ae0d4a603eae135db4d6e68896fc202ab05d3989f3ebfc987b431c": "from JPEG of quality 75, which loses detail",
-    "34f9dd041f3ef325356fd2dd7e125e71d28956370d7c9eb084b244064596bfb0": "as published, without loss",
-    "1322334d1463be8ac60f71f6dccb97e08b37c0c4ef018f6537ce82803277c738": "as published, without loss",
-}
-
 
 def source(part: Section):
     """Say where the section's numbers come from, or why there are none."""
@@ -46,13 +40,14 @@ def card(part: Section):
         return None
     found = sets.fingerprint(part.data.name)
     about = fetch.about(part.data.name)
+    unknown = "not known: no file of a published set has this checksum"
     rows = {
         "votes": f"{part.data.votes.sum():,}",
         "official labels": "none" if part.data.official is None else "known",
         "single raters": "not known" if part.data.ratings is None else f"{part.data.ratings.shape[1]}",
-        "pixels": PIXELS.get(found, "where they come from is not recorded"),
-        "licence": about["licence"],
-        "citation": about["citation"],
+        "pixels": about.get("pixels", "where they come from is not recorded"),
+        "licence": about.get("licence", unknown),
+        "citation": about.get("citation", unknown),
         "SHA-256 of the file": f"`{found[:16]}…`",
     }
     if "source" in about:

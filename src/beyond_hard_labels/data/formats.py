@@ -116,10 +116,11 @@ def _tar_member(path: Path, name: str, most: int) -> bytes:
         with tarfile.open(fileobj=content, mode="r:") as archive:
             members = archive.getmembers()
             _look_at(path, ((m.name, kinds.get(m.type, stat.S_IFLNK), 0) for m in members))
-            sizes = [member.size for member in members if member.name == name]
-            if len(sizes) != 1 or sizes[0] > most:
+            found = [member for member in members if member.name == name and member.isreg()]
+            if len(found) != 1 or found[0].size > most:
+                sizes = [member.size for member in found]
                 raise InputError(f"{path.name}: sizes of {name}: {sizes}, expected one of at most {most} bytes")
-            return archive.extractfile(name).read()
+            return archive.extractfile(found[0]).read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{path.name} is not a tar archive, or not a whole one: {error}") from error
 

@@ -12,29 +12,16 @@ import yaml
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published set.
+    """A published set."""
 
-    Attributes
-    ----------
-    name, title, words : str
-        Of its file in the data cache; what a reader calls it; what it holds.
-    files : dict of str to str
-        The published checksum of the file at each address, ``md5:`` or ``sha256:`` in front; empty if none is.
-    licence, citation : str
-    classes : tuple of str or None
-        All of them, where the files do not say.
-    pixels : dict of str to str
-        Where the pixels come from, by the SHA-256 of a file that is known to hold this set.
-    """
-
-    name: str
-    title: str
-    words: str
-    files: dict[str, str]
+    name: str  # of its file in the data cache
+    title: str  # what a reader calls it
+    words: str  # what it holds
+    files: dict[str, str]  # address: published checksum, ``md5:`` or ``sha256:`` in front; empty if there is none
     licence: str
     citation: str
-    classes: tuple[str, ...] | None = None
-    pixels: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None  # all of them, where the files do not say
+    pixels: dict[str, str] = field(default_factory=dict)  # SHA-256 of a known file of this set: whence its pixels
 
     @property
     def attribution(self) -> dict[str, str]:

@@ -61,7 +61,9 @@ def _inverse_cdf(probabilities: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 def count(ratings: np.ndarray, n_classes: int) -> np.ndarray:
     """Count single ratings (N, R), -1 for absent, into votes: int64 (N, K)."""
-    return (ratings[:, :, None] == np.arange(n_classes)).sum(axis=1)
+    return np.stack(
+        [(ratings == c).sum(axis=1) for c in range(n_classes)], axis=1
+    )  # class by class, to keep memory flat
 
 
 def tally(images, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
