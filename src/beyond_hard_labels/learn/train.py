@@ -128,9 +128,8 @@ def train(
 ) -> Trained:
     """Train on the split's training images and predict its validation and test images.
 
-    The loss is the cross-entropy between target and prediction, for all kinds of target; the last epoch is
-    reported, nothing is selected on validation data. With one-hot soft labels the arms give bitwise equal weights,
-    as do the same arguments on the same device, versions and number of threads.
+    The loss is the cross-entropy between target and prediction, for all kinds of target; nothing is selected on
+    validation data. One-hot soft labels give bitwise the weights of hard ones; so does the same call once more.
 
     Parameters
     ----------
@@ -152,8 +151,7 @@ def train(
     Raises
     ------
     InputError, Diverged, TimeUp
-        If there is no such device, or no two training images; if a loss or a prediction is not finite, which is
-        looked at once an epoch and in a `Progress`; if the deadline passed.
+        If device or training images lack; if a loss, looked at once an epoch, or a prediction is not finite; if late.
     """
     given = _place(data, targets, split, config, seed)
     state = _begin(given, start)

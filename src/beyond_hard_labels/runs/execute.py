@@ -27,9 +27,8 @@ class Moved(InputError):
 def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = None) -> Run:
     """Train one run and store it, by default in the build folder.
 
-    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller
-    holds the run's lock. A checkpoint is made at the end of an epoch, after CHECKPOINT_SECONDS of
-    training, and whenever it must stop.
+    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller holds the
+    run's lock. One is made at the end of an epoch, after CHECKPOINT_SECONDS, and whenever it must stop.
 
     Parameters
     ----------
@@ -40,15 +39,13 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
 
     Raises
     ------
-    TimeUp, Terminated
-        If the deadline passed, or the process was told to stop; a checkpoint is left.
+    TimeUp, Terminated, Unwritten
+        If the deadline passed, it was told to stop, or the disk is full; a checkpoint is left.
     Diverged
         If the training ends in numbers that are not finite; no checkpoint is left.
     Moved
         If the code changed since this process began, or code or data during the training; nothing is stored.
         Checkpoints stay: they name what they were made of, so they count again once that is back, and not before.
-    Unwritten
-        If the disk does not take what must be written.
     """
     _require_safetensors()
     from beyond_hard_labels.learn.train import Diverged, train
