@@ -17,13 +17,8 @@ _KEPT = "what was done is kept, the same command goes on"
 
 
 _FETCH_HELP = """\
-published sets:
-  micebone           second harmonic images of bone, 8 or 81 votes each (DCIC, 680 MB)
-  cifar10h           the test images of CIFAR-10, about 51 votes each (170 MB)
-  fashion_mnist_h    the test images of Fashion-MNIST, about 66 votes each (5 MB)
-  dcic-benthic dcic-cifar10h dcic-pig dcic-plankton dcic-qualitymri dcic-synthetic
-  dcic-treeversity1 dcic-treeversity6 dcic-turkey
-                     the other sets of the benchmark DCIC
+published sets, those with (DCIC) from the authors' benchmark:
+{sets}
 
 The files are downloaded, compared with their checksums and made into one file NAME.npz in the data
 cache: the folder that BHL_DATA_DIR names, or the platform's for caches. A set that is there is not
@@ -68,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from beyond_hard_labels.data import known
+
     parser = argparse.ArgumentParser(
         prog="bhl",
         description="Reproduce 'Beyond Hard Labels': train on hard and on soft labels, compare, build the book.",
@@ -99,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _add(commands, "run", _run, "train one run, or find it")
     run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic, or a set that is a file")
-    run.add_argument("--labels", required=True, metavar="KIND", help="hard (majority) or soft (mean)")
+    run.add_argument(
+        "--labels", required=True, metavar="KIND", help="hard (majority), soft (mean), or a mixture of them"
+    )
     run.add_argument("--split", required=True, type=int, metavar="K", help="number of the random split, from 0")
     run.add_argument("--epoch", type=int, metavar="E", help="print the validation metrics after this epoch instead")
     run.add_argument("--json", action="store_true", help="print key, folder, trained and metrics as JSON")
@@ -112,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--scheduler", metavar="ADDRESS", help="train on the workers of a dask scheduler, such as tcp://host:8786"
     )
-    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead: when or votes")
+    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead, such as when")
     study.add_argument("--full", action="store_true", help="the whole of that grid, not the slice that the book trains")
     study.add_argument("--publish", action="store_true", help="write what is finished to results, for the book")
     study.add_argument("--dry-run", action="store_true", help="say what the grid would take, and train nothing")
@@ -140,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_study_options(describe)
     published = _add(actions, "fetch", _fetch, "get a published set of images and votes")
     published.formatter_class = argparse.RawDescriptionHelpFormatter
-    published.epilog = _FETCH_HELP
+    listed = "\n".join(f"  {name:18s} {found.words}" for name, found in known.SETS.items())
+    published.epilog = _FETCH_HELP.format(sets=listed)
     published.add_argument("name", metavar="NAME", help="one of those below")
     published.add_argument(
         "--from",
@@ -432,7 +432,11 @@ def _describe(arguments) -> int:
     described = describe(images_of(_plan(arguments).spec("soft", 0)))
     if arguments.name != sets.SYNTHETIC:
         about = fetch.about(arguments.name)
-        described |= {part: about[part] for part in ("source", "fetched", "licence", "citation") if part in about}
+        described |= {
+            part: about[part]
+            for part in ("title", "source", "fetched", "licence", "citation", "pixels")
+            if part in about
+        }
     if arguments.json:
         print(json.dumps(described, indent=1))
     else:
@@ -442,7 +446,7 @@ def _describe(arguments) -> int:
 
 
 def _fetch(arguments) -> int:
-    from beyond_hard_labels.data import fetch, sets
+    from beyond_hard_labels.data import fetch, known, sets
 
     fetched = fetch.fetch(arguments.name, arguments.origin, tuple(arguments.sha256))
     path = sets.folders()[1] / f"{arguments.name}.npz"
@@ -452,7 +456,8 @@ def _fetch(arguments) -> int:
         print(f"{about['images']} images, {about['votes']} votes, {len(about['classes'])} classes")
     for file, digest in about.get("sha256", {}).items():
         print(f"{about['source'][file]}\n  sha256 {digest}")
-    print(f"licence: {fetch.SETS[arguments.name].licence}\ncitation: {fetch.SETS[arguments.name].citation}")
+    published = known.SETS[arguments.name]
+    print(f"as published: {published.title}\nlicence: {published.licence}\ncitation: {published.citation}")
     return 0
 
 

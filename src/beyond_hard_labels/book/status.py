@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.runs import fresh, grids, store
 from beyond_hard_labels.runs.fresh import Change
 from beyond_hard_labels.runs.maps import map_inputs, read_map
-from beyond_hard_labels.runs.spec import RunSpec
+from beyond_hard_labels.runs.spec import RunSpec, other_fields
 from beyond_hard_labels.runs.study import Study
 
 KINDS = ("run", "published run", "published grid", "checkpoint", "map", "notebook", "leftover")
@@ -107,7 +106,7 @@ def _run(kind: str, folder: Path) -> Item:
             spec = about["spec"]
         else:
             spec = json.loads((folder / "spec.json").read_text("utf-8"))
-        if other := _other_fields(spec):
+        if other := other_fields(spec):
             return Item(kind, folder.name, "", [_fault(f"spec fields changed: {other}")], folder)
         spec = RunSpec(**spec)
         what = _words(spec)
@@ -146,12 +145,6 @@ def _of_published(changes: list[Change]) -> list[Change]:
 def _fault(words: str) -> Change:
     """Return what is wrong with something whose record cannot be compared."""
     return Change("record", words)
-
-
-def _other_fields(spec: dict) -> str:
-    """Say which fields a spec has more (+) and less (-) than today's; nothing if it has the same."""
-    now, before = {field.name for field in fields(RunSpec)}, set(spec)
-    return ", ".join([f"+{name}" for name in sorted(now - before)] + [f"-{name}" for name in sorted(before - now)])
 
 
 def _words(spec: RunSpec) -> str:
