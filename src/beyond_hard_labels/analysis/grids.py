@@ -106,7 +106,7 @@ def rivals(rows: pd.DataFrame) -> pd.DataFrame:
         temperature that was fitted to the hard labels, and to the soft truth, of the validation images.
         A temperature leaves the predicted class, and so the accuracy, as it is.
     """
-    once = rows.drop_duplicates("key")
+    once = rows.drop_duplicates("key", ignore_index=True)
     smoothed = once["label_smoothing"] > 0
     hard = once[~smoothed & (once["labels"] == "hard")]
     arms = [
