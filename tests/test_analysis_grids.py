@@ -188,6 +188,7 @@ def claims(notebook):
     return {record["claim"]: record["holds"] if record["decided"] else None for record in records if "claim" in record}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what kernels and their clients warn of is not ours
 @pytest.mark.parametrize(("margin", "holds"), [("0.25", True), ("0.1", False)])
 def test_the_table_and_the_claim_follow_the_margin_in_the_cell(margin, holds, tmp_path):
