@@ -18,7 +18,7 @@ import pytest
 import archives
 from beyond_hard_labels import __version__
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.data import dcic, fetch, images, sets
+from beyond_hard_labels.data import fetch, images, sets
 from beyond_hard_labels.runs import study
 from conftest import TINY, set_options
 
@@ -76,7 +76,7 @@ def test_micebone_is_fetched_read_split_and_trained_on(bhl, shelf):
     assert data.ratings.dtype == np.int8
     assert np.array_equal(data.truth, data.votes / data.votes.sum(axis=1, keepdims=True))
 
-    for split in (images.random_split(archives.N, 0), dcic.slice_split(data.fold, 1)):
+    for split in (images.random_split(archives.N, 0), images.slice_split(data.fold, 1)):
         assert [len(part) for part in split] == [36, 12, 12]
         assert len(set(np.concatenate(split))) == archives.N
 

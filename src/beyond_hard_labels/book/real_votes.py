@@ -7,9 +7,10 @@ Every function makes one element of a `sections.Section`, or nothing where its p
 import numpy as np
 import pandas as pd
 
+from beyond_hard_labels.analysis import labels
 from beyond_hard_labels.analysis.sections import Section
 from beyond_hard_labels.book import plots, report
-from beyond_hard_labels.data import fetch, sets, votes
+from beyond_hard_labels.data import fetch, sets
 from beyond_hard_labels.learn import metrics
 from beyond_hard_labels.runs.maps import map_of
 
@@ -86,10 +87,10 @@ def unequal(part: Section):
         "**Few votes and many.**\n"
         f"A plain mean gives every image the same weight, whether it stands on {few} votes or on {many}.\n"
         f"The standard error of a share is then up to {0.5 / np.sqrt(few):.3f} or up to {0.5 / np.sqrt(many):.3f}.\n\n"
-        f"{report.markdown_table(votes.by_number(part.data.votes).round(4), f'{part.data.name}-votes')}"
+        f"{report.markdown_table(labels.by_number(part.data.votes).round(4), f'{part.data.name}-votes')}"
     )
     if part.data.ratings is not None:
-        raters = votes.by_raters(part.data.ratings, len(part.data.class_names)).round(4)
+        raters = labels.by_raters(part.data.ratings, len(part.data.class_names)).round(4)
         text += (
             "\n\n`raters` is the parameter that chooses whose votes count: `all`, or the `complete` ones, who labelled "
             f"every image.\n\n{report.markdown_table(raters, f'{part.data.name}-raters')}"
@@ -105,7 +106,7 @@ def official(part: Section):
         return report.show("**Crowd and official label.**\nAn official label is not known for this set.")
     text = "**Crowd and official label.**\nHow often the votes agree with it, and how both arms stand to either.\n\n"
     if part.data is not None:
-        table = votes.agreement(part.data.votes, part.data.official, part.data.class_names).round(4)
+        table = labels.agreement(part.data.votes, part.data.official, part.data.class_names).round(4)
         text += f"{report.markdown_table(table, f'{part.data.name}-official')}\n\n"
     return report.say(text + "{{ table.official }}", part.study, part.runs)
 

@@ -30,10 +30,9 @@ from PIL import Image
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.rng import stream
 from beyond_hard_labels.data import votes
-from beyond_hard_labels.data.images import LabelledImages, Split
+from beyond_hard_labels.data.images import N_FOLDS, LabelledImages
 from beyond_hard_labels.data.sets import COLOUR_MODES, GREY_MODES, SMALLEST, refuse
 
-N_FOLDS = 5
 LARGEST, MOST_RATERS, MOST_BYTES = 1024, 10_000, 4 << 30  # pixels a side; columns; bytes of all images
 _AT_ONCE = 256  # images that wait to be put into the array
 _BROKEN = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
@@ -136,27 +135,6 @@ def read(archive: zipfile.ZipFile, name: str, class_names: tuple[str, ...] | Non
     counts = np.stack([(ratings == c).sum(axis=1) for c in range(len(class_names))], axis=1)
     arrays = {"images": images, "counts": counts, "class_names": np.array(class_names), "ids": np.array(ids)}
     return arrays | {"ratings": ratings, "fold": np.array(folds)}
-
-
-def slice_split(fold: np.ndarray, number: int) -> Split:
-    """Return a slice of DCIC: of the five folds one validates, the next one tests, three train.
-
-    Slice v validates on fold (v mod 5) + 1 and tests on fold ((v + 1) mod 5) + 1; the benchmark
-    reports the slices 1 to 3.
-
-    Parameters
-    ----------
-    fold : np.ndarray
-        int (N,), 1 to 5.
-    number : int
-        v, at least 0.
-    """
-    if number < 0 or not np.isin(fold, np.arange(N_FOLDS) + 1).all():
-        raise InputError(
-            f"slice {number} of the folds {np.unique(fold).tolist()}, expected at least 0 and folds 1 to 5"
-        )
-    validation, test = fold == number % N_FOLDS + 1, fold == (number + 1) % N_FOLDS + 1
-    return Split(*map(np.flatnonzero, (~validation & ~test, validation, test)))
 
 
 def _image_id(path: str) -> str:

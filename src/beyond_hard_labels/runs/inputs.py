@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from beyond_hard_labels.data import sets, votes
-from beyond_hard_labels.data.images import LabelledImages, Split, random_split, shrink, thin
+from beyond_hard_labels.data.images import LabelledImages, Split, random_split, shrink, slice_split, thin
 from beyond_hard_labels.runs.spec import RunSpec
 
 
@@ -39,9 +39,7 @@ def split_of(spec: RunSpec, data: LabelledImages) -> Split:
     if spec.split_kind == "random":
         split = random_split(len(data.ids), spec.split)
     else:
-        from beyond_hard_labels.data import dcic
-
-        split = dcic.slice_split(data.fold, spec.split + 1)  # slices are counted from 1
+        split = slice_split(data.fold, spec.split + 1)  # slices are counted from 1
     return thin(split, spec.train_share, spec.split)
 
 
