@@ -15,8 +15,8 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
+from beyond_hard_labels.analysis.images import describe, spread_of_ambiguity
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.data import votes
 from beyond_hard_labels.data.images import LabelledImages, random_split
 from beyond_hard_labels.data.sets import SYNTHETIC, names
 from beyond_hard_labels.data.votes import LABEL_KINDS
@@ -50,6 +50,7 @@ HEADINGS = {
     "exact_kl": "KL unclipped ↓",
     "jensen_shannon": "Jensen-Shannon ↓",
     "manhattan": "Manhattan ↓",
+    "soft_accuracy": "soft accuracy ↑",
     "brier": "Brier ↓",
     "calibration_error": "calibration error ↓",
     "entropy_correlation": "entropy correlation ↑",
@@ -59,7 +60,7 @@ CURVES = {  # what a run's history holds of its validation images
     "macro_accuracy": HEADINGS["macro_accuracy"],
     "loss": "loss against own targets ↓",
 }
-_HIGHER_IS_BETTER = ("macro_accuracy", "entropy_correlation")
+_HIGHER_IS_BETTER = ("macro_accuracy", "soft_accuracy", "entropy_correlation")
 _NUMBER = re.compile(  # with its ± or interval
     r"[<\[]? ?[-+]?[\d,]+(\.\d+)?(( ±| to|,) [-+]?\d+(\.\d+)?)?\]?( \[[-+][\d.]+, [-+][\d.]+\])?"
 )
@@ -258,31 +259,6 @@ def texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], str]]:
     }
 
 
-def describe(data: LabelledImages) -> dict:
-    """Return what a set holds, as plain values.
-
-    Channel means and standard deviations are over all pixels, on the scale of [0, 1]; entropy in nats. A
-    set with votes has three entries more: votes an image, least and most, and images with a tied lead.
-    """
-    moments = [_moments(data.images[:, c]) for c in range(data.images.shape[1])]
-    sizes = np.bincount(data.truth.argmax(axis=1), minlength=len(data.class_names))
-    described = {
-        "name": data.name,
-        "images": len(data.ids),
-        "shape": list(data.images.shape[1:]),
-        "channel_mean": [round(mean / 255, 4) for mean, _ in moments],
-        "channel_std": [round(deviation / 255, 4) for _, deviation in moments],
-        "majority": dict(zip(data.class_names, sizes.tolist(), strict=True)),
-        "unanimous": round(float((data.truth.max(axis=1) == 1).mean()), 4),
-        "mean_entropy": round(float(metrics.entropy(data.truth).mean()), 4),
-    }
-    if data.votes is None:
-        return described
-    cast = data.votes.sum(axis=1)
-    tied = votes.targets(data.votes, "hard").tied
-    return described | {"votes_least": int(cast.min()), "votes_most": int(cast.max()), "tied": int(tied.sum())}
-
-
 def description(data: LabelledImages) -> pd.DataFrame:
     """Return what a set with votes holds, in words, one row a property."""
     found = describe(data)
@@ -298,13 +274,6 @@ def description(data: LabelledImages) -> pd.DataFrame:
     return pd.DataFrame(rows.items(), columns=["what", "value"])
 
 
-def _moments(channel: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard deviation of bytes (N, H, W) by their histogram, without a float copy."""
-    share = sum(np.bincount(image.ravel(), minlength=256) for image in channel) / channel.size
-    mean = share @ np.arange(256)
-    return float(mean), float(np.sqrt(share @ (np.arange(256) - mean) ** 2))
-
-
 def label_table(rows: np.ndarray, class_names: tuple[str, ...], n_rows: int) -> pd.DataFrame:
     """Return the first label distributions, one column a class."""
     return pd.DataFrame(rows[:n_rows], columns=list(class_names)).round(3).rename_axis("image").reset_index()
@@ -317,12 +286,6 @@ def top_classes(rows: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
         ", ".join(f"{class_names[k]} {row[k]:.2f}" for k in leading if row[k] > 0)
         for row, leading in zip(rows, order, strict=True)
     ]
-
-
-def spread_of_ambiguity(truth: np.ndarray, n: int) -> np.ndarray:
-    """Return n rows, evenly spread from the least to the most ambiguous."""
-    order = np.argsort(metrics.entropy(truth), kind="stable")
-    return order[np.linspace(0, len(order) - 1, n).round().astype(int)]
 
 
 def most_wrong(run: Run, n: int) -> np.ndarray:
