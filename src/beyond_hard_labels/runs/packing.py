@@ -27,9 +27,8 @@ from beyond_hard_labels.runs.spec import RunSpec
 MOST_PARTS, PART_BYTES = 8, 16 << 20
 _WEIGHTS, _INDEX = "weights.safetensors", "pack.json"
 _RUN_FILES = "|".join(map(re.escape, (*store.FILES, "manifest.json", store.LEFT_OUT)))
-_NAME = re.compile(
-    rf"runs/[0-9a-f]{{12}}/({_RUN_FILES})|checkpoints/[0-9a-f]{{12}}/\d{{6}}-\d{{6}}\.(json|safetensors)"
-)
+_STEP = r"[0-9]{6}-[0-9]{6}\.(json|safetensors)"
+_NAME = re.compile(rf"runs/[0-9a-f]{{12}}/({_RUN_FILES})|checkpoints/[0-9a-f]{{12}}/{_STEP}")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError)
 _UNREADABLE += (tarfile.TarError, zipfile.BadZipFile)
 
