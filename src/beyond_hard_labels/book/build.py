@@ -30,7 +30,7 @@ from beyond_hard_labels.analysis import sections
 from beyond_hard_labels.base import files, paths, process
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import tell
-from beyond_hard_labels.book import grid_pages, pages, report, speed, verify
+from beyond_hard_labels.book import grid_pages, pages, report, verify
 from beyond_hard_labels.runs import fresh, grids, publish, store
 from beyond_hard_labels.runs.ensure import ensure_specs
 from beyond_hard_labels.runs.maps import set_aside_damaged_map
@@ -363,7 +363,7 @@ def _stage(root: Path, stage: Path, executed: Path, names: list[str], study: Stu
     parts = contents.get("parts", [{"chapters": contents.pop("chapters", [])}])
     (stage / "_toc.yml").write_text(yaml.safe_dump(contents | {"parts": [*parts, part]}, sort_keys=False), "utf-8")
     from_runs = pages.page_texts(study, found) | grid_pages.texts(study, **of_grids)
-    named = _page_tables(study, found, executed, names) | speed.texts()
+    named = _page_tables(study, found, executed, names)
     for page in sorted((stage / "book").glob("*.md")):
         text, printed = report.fill(page.read_text("utf-8"), from_runs | named, f"book/{page.name}")
         page.write_text(text, "utf-8")

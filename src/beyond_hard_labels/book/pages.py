@@ -17,7 +17,6 @@ from beyond_hard_labels.base.parameters import options
 from beyond_hard_labels.base.paths import build_folder
 from beyond_hard_labels.book import report
 from beyond_hard_labels.data.sets import SYNTHETIC
-from beyond_hard_labels.runs import publish
 from beyond_hard_labels.runs.fresh import code_fingerprint
 from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
@@ -118,7 +117,7 @@ def page_texts(study: Study, runs: list[Run]) -> dict[str, str | Callable[[], st
     from beyond_hard_labels.book import maps
 
     more = {"explorer": lambda: maps.explorer(runs, study.command)}
-    return report.texts(study, runs) | more | costs(runs) | publish.texts()
+    return report.texts(study, runs) | more | costs(runs)
 
 
 def costs(runs: list[Run], many: int = 1000, workers: tuple[int, ...] = (1, 2, 10, 100)) -> dict[str, str]:

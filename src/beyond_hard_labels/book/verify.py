@@ -2,21 +2,15 @@
 
 import functools
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
-import numpy as np
-import pandas as pd
 
-from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.base import files
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import grid_pages, pages, report
-from beyond_hard_labels.runs import execute, fresh, grids, publish, store, study
-from beyond_hard_labels.runs.inputs import images_of, labels_of, split_of
-
-TOLERANCES = {"macro_accuracy": 0.02, "kl": 0.02}
+from beyond_hard_labels.runs import store, study
 
 
 def faults(book: Path) -> tuple[int, list[str]]:
@@ -47,57 +41,6 @@ def faults(book: Path) -> tuple[int, list[str]]:
             if before not in text:
                 differing.append(f"{where}: {name} was recorded as {_short(before)}, which the page does not show")
     return checked, sorted(damage) + differing
-
-
-def published_faults() -> tuple[int, int, list[str]]:
-    """Hold everything that the project publishes against itself.
-
-    Every file is compared with its checksum, every row of a grid with its key, and the scores of every
-    run with those that its predictions give: by the truth that came along, or by that of the set, where
-    its file is here.
-
-    Returns
-    -------
-    tuple
-        Of how many runs the scores were computed again, how many, of grids or of sets that are not
-        here, were held against checksums only, and one line for each fault.
-    """
-    again, by_checksum, found = 0, 0, []
-    for path in sorted(paths.published_folder().glob("*/spec.json")):
-        try:
-            run = store.load(path.parent)
-            if run.spec.key != path.parent.name:
-                found.append(f"{path.parent}: its spec is that of {run.spec.key}")
-            if (scores := _scores(run)) is None:
-                by_checksum += 1
-                continue
-            again += 1
-            stored = json.loads((path.parent / "scores.json").read_text("utf-8"))
-            before, now = publish.as_printed(stored), publish.as_printed(scores)
-            if before != now:
-                found.append(f"{path.parent}: its scores are {before}; its predictions give {now}")
-        except InputError as error:
-            found.append(str(error))
-    for grid in grids.GRIDS:
-        try:
-            by_checksum += sum(len(part.specs) for part in grids.published(grid).values())
-        except files.Damaged as error:
-            found.append(str(error))
-    return again, by_checksum, found
-
-
-def _scores(run: store.Run) -> dict | None:
-    """Return the scores of a published run, by its own truth or that of its set; None if neither is here."""
-    if run.truth is not None:
-        return run.scores()
-    here = {part: made_of for part, made_of in fresh.provenance(run.spec).items() if part != "versions"}
-    if fresh.changes(run.manifest, here):
-        return None
-    data = images_of(run.spec)
-    logits = run.stored("test_logits"), run.stored("validation_logits")
-    with tempfile.TemporaryDirectory() as folder:
-        store.write_predictions(Path(folder), split_of(run.spec, data), data, labels_of(run.spec, data), *logits)
-        return publish.with_predictions_of(run, Path(folder)).scores()
 
 
 def printed(book: Path) -> Iterator[tuple[str, str, dict]]:
@@ -155,36 +98,3 @@ def _short(text: str) -> str:
     """Return a line without what the eye does not see."""
     plain = report.plain(text).strip("| ")
     return f"'{plain[:300]}'"
-
-
-def compare(run: store.Run, tolerances: dict[str, float]) -> tuple[pd.DataFrame, bool, bool]:
-    """Train a run's spec again, beside the store, and hold the two against each other.
-
-    Parameters
-    ----------
-    run : Run
-    tolerances : dict of str to float
-        The largest difference that counts as the same result, by metric. The defaults stand for
-        another device, other versions or another number of threads; otherwise results are equal.
-
-    Returns
-    -------
-    tuple
-        One row a metric; whether all differences are within their tolerances; whether the predictions
-        are equal to the last bit.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        again = execute.execute(run.spec, folder=Path(folder))
-    rows = [
-        {
-            "metric": name,
-            "stored": run.metrics[name],
-            "again": again.metrics[name],
-            "difference": again.metrics[name] - run.metrics[name],
-            "tolerance": tolerance,
-        }
-        for name, tolerance in tolerances.items()
-    ]
-    table = pd.DataFrame(rows)
-    within = bool((table["difference"].abs() <= table["tolerance"]).all())
-    return table, within, np.array_equal(again.predicted, run.predicted)
