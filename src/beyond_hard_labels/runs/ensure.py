@@ -81,8 +81,6 @@ def ensure_specs(
     """Return the runs of some specs, each once, after training those that are missing in that order; see `ensure`."""
     specs = list(dict.fromkeys(specs))
     missing = [spec for spec in specs if find(spec) is None]
-    if missing and (mode := os.environ.get("BHL_TRAIN")) in ("ask", "never"):
-        _refuse(missing, mode)
     if missing:
         _require_training(missing)
         if workers is None:
@@ -107,18 +105,6 @@ def _require_training(missing: list[RunSpec]) -> None:
     named = ", ".join(f"{s.key} ({s.dataset}, {s.labels} labels, split {s.split})" for s in missing[:10])
     more = f" and {len(missing) - 10} more" if missing[10:] else ""
     raise NotTrained(f"{len(missing)} run(s) are missing and {TRAIN}={mode} lets none be trained here: {named}{more}")
-
-
-class NotTrained(InputError):
-    """Runs are missing where training is forbidden."""
-
-
-def _refuse(missing: list[RunSpec], mode: str) -> None:
-    """Raise `NotTrained`; asked to, leave the specs in the file that BHL_MISSING names, for who may train."""
-    if mode == "ask":
-        with Path(os.environ["BHL_MISSING"]).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(spec)) + "\n" for spec in missing)
-    raise NotTrained(f"{len(missing)} run(s) are missing, and BHL_TRAIN={mode} forbids to train here")
 
 
 def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
