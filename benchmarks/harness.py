@@ -167,7 +167,7 @@ def functions_of_ours(call: Callable[[], Any], most: int = 6) -> dict[str, float
 def machine() -> dict[str, str]:
     """Describe the machine and the versions of what was compared."""
     model = platform.processor() or "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else ():
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else ():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break

@@ -9,9 +9,8 @@ from beyond_hard_labels.base.errors import InputError
 UNFINISHED = 75  # exit code of a study that the time limit stopped; calling again goes on
 _KEPT = "what was done is kept, the same command goes on"
 _FETCH_HELP = """\
-micebone (680 MB), cifar10h (170 MB), fashion_mnist_h (5 MB), and the other sets of the benchmark DCIC:
-dcic-benthic dcic-cifar10h dcic-pig dcic-plankton dcic-qualitymri dcic-synthetic dcic-treeversity1
-dcic-treeversity6 dcic-turkey
+published sets, those with (DCIC) from the authors' benchmark:
+{sets}
 
 Files are downloaded, held against their checksums and made into NAME.npz in the data cache: the folder that
 BHL_DATA_DIR names, or the platform's. Mind the licence, which is printed.
@@ -88,7 +87,9 @@ def _add_book(commands) -> None:
 def _add_training(commands) -> None:
     run = _add(commands, "run", "train one run, or find it")
     run.add_argument("--dataset", required=True, metavar="NAME", help="synthetic, or a set that is a file")
-    run.add_argument("--labels", required=True, metavar="KIND", help="hard (majority) or soft (mean)")
+    run.add_argument(
+        "--labels", required=True, metavar="KIND", help="hard (majority), soft (mean), or a mixture of them"
+    )
     run.add_argument("--split", required=True, type=int, metavar="K", help="number of the random split, from 0")
     run.add_argument("--epoch", type=int, metavar="E", help="print the validation metrics after this epoch instead")
     _add_options(run, "json", "profile", "time limit")
@@ -96,7 +97,7 @@ def _add_training(commands) -> None:
     _add_options(study, "profile", "workers", "time limit")
     scheduler = "train on the workers of a dask scheduler, such as tcp://host:8786"
     study.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
-    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead: when or votes")
+    study.add_argument("--grid", metavar="NAME", help="train a grid of runs beyond the paper instead, such as when")
     study.add_argument("--full", action="store_true", help="the whole of that grid, not the slice that the book trains")
     study.add_argument("--publish", action="store_true", help="write what is finished to results, for the book")
     study.add_argument("--dry-run", action="store_true", help="say what the grid would take, and train nothing")
@@ -119,12 +120,15 @@ def _add_store(commands) -> None:
 
 
 def _add_data(actions) -> None:
+    from beyond_hard_labels.data import known
+
     describe = _add(actions, "describe", "print size, moments, classes and ambiguity of a set")
     describe.add_argument("name", metavar="NAME", help="synthetic, or a set that is a file")
     _add_options(describe, "json", "profile")
     published = _add(actions, "fetch", "get a published set of images and votes")
     published.formatter_class = argparse.RawDescriptionHelpFormatter
-    published.epilog = _FETCH_HELP
+    listed = "\n".join(f"  {name:18s} {found.words}" for name, found in known.SETS.items())
+    published.epilog = _FETCH_HELP.format(sets=listed)
     published.add_argument("name", metavar="NAME", help="one of those below")
     origin = "take the files from a folder, a file, or below an address (default: where they are published)"
     published.add_argument("--from", dest="origin", metavar="PATH|URL", help=origin)

@@ -383,6 +383,8 @@ def _copy_mathjax(target: Path) -> None:
 def _write_config(source: Path, target: Path) -> None:
     """Copy the configuration; where BHL_REPOSITORY_URL gives the address, with links to it and to Binder."""
     config = yaml.safe_load(source.read_text("utf-8"))
+    for name in config["sphinx"].pop("local_extensions", ()):  # it stops whoever builds the sources
+        config["sphinx"]["config"]["extensions"].remove(name)
     if url := os.environ.get("BHL_REPOSITORY_URL"):
         config["repository"] = {"url": url, "branch": "main", "path_to_book": ""}
         config["launch_buttons"] = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}

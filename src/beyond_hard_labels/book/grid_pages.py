@@ -14,6 +14,7 @@ import pandas as pd
 
 from beyond_hard_labels.analysis import answers
 from beyond_hard_labels.analysis.answers import MARGINS, NAMES, SIGNS
+from beyond_hard_labels.analysis.rates import rates_at_assumption, rates_in_design
 from beyond_hard_labels.book import report
 from beyond_hard_labels.book.sentences import (
     NONE,
@@ -180,8 +181,8 @@ def level_table(rows: pd.DataFrame) -> pd.DataFrame:
 def rejection_table(n_splits: int) -> pd.DataFrame:
     """Return how often tests at 5 % find a difference that is not there, as they assume splits and as these are."""
     rates = {
-        "Gaussian differences with the assumed correlation": significance.rates_at_assumption(n_splits),
-        "random splits of one set": significance.rates_in_design(n_splits),
+        "Gaussian differences with the assumed correlation": rates_at_assumption(n_splits),
+        "random splits of one set": rates_in_design(n_splits),
     }
     return pd.DataFrame(
         [

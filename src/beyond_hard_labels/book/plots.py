@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_rgb
-from matplotlib.ticker import NullFormatter
 
 from beyond_hard_labels.data import shapes
 
@@ -234,82 +233,4 @@ def vote_spread(total: np.ndarray, share: np.ndarray, entropy: np.ndarray) -> pl
         axis.set(xlabel=label)
     axes[0].set_ylabel("images")
     figure.tight_layout()
-    return figure
-
-
-def error_lines(table, *, xlabel: str, zero: bool = False, band: bool = False) -> plt.Figure | None:
-    """Show means with their intervals over x, one panel a ``panel`` and one line a ``line`` of a tidy table.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Columns panel, line, x, mean, low, high; bounds that are NaN are not drawn. Numbers as x lie on a
-        logarithmic axis, or at equal distances where they end in infinity, which is called "all". An empty
-        table gives no figure.
-    xlabel : str
-    zero, band : bool
-        A line at no difference; a band in place of bars, for many points.
-    """
-    if table.empty:
-        return None
-    panels, names = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["line"]))
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.3 * rows), squeeze=False, layout="constrained")
-    values = sorted(set(table["x"]))
-    spaced = bool(np.isinf(values[-1]))
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        if zero:
-            axis.axhline(0, color="0.5", linewidth=1)
-        for i, name in enumerate(names):
-            part = table[(table["panel"] == panel) & (table["line"] == name)].sort_values("x")
-            x = np.searchsorted(values, part["x"]) + 0.08 * (i - (len(names) - 1) / 2) if spaced else part["x"]
-            style = {"color": _line_colour(name, names), "label": name, "linestyle": ("-", "--", ":", "-.")[i % 4]}
-            if band:
-                axis.plot(x, part["mean"], **style)
-                axis.fill_between(x, part["low"], part["high"], color=style["color"], alpha=0.15, linewidth=0)
-                axis.set_xscale("log")
-                axis.xaxis.set_minor_formatter(NullFormatter())
-                continue
-            reach = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
-            axis.errorbar(x, part["mean"], np.nan_to_num(reach), marker="o", markersize=4, capsize=3, **style)
-        axis.set(title=panel, xlabel=xlabel)
-        if spaced:
-            axis.set_xticks(range(len(values)), ["all" if np.isinf(v) else f"{v:g}" for v in values])
-        elif not band:
-            axis.set_xscale("log")
-            axis.set_xticks(values, [f"{v:g}" for v in values])
-            axis.minorticks_off()
-        if panel.startswith("KL"):
-            axis.set_yscale("log")
-    shown = {name: handle for axis in axes.flat for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(shown.values(), shown, loc="outside lower center", ncols=min(3, len(shown)), frameon=False)
-    return figure
-
-
-def _line_colour(name: str, names: list[str]):
-    """Return the colour of an arm for a line that begins with its name, else one of a palette."""
-    return ARM_COLOURS.get(name[:4]) or sns.color_palette("colorblind")[2 + names.index(name)]
-
-
-def error_rows(table, *, xlabel: str) -> plt.Figure | None:
-    """Show means with their intervals, a row a named cell and a panel a ``panel``; an empty table gives no figure.
-
-    Columns panel, row, mean, low, high; bounds that are NaN are not drawn.
-    """
-    if table.empty:
-        return None
-    panels, names = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["row"]))
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(9.5, 1.3 + 0.32 * len(names)), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, panel in zip(axes[0], panels, strict=True):
-        part = table[table["panel"] == panel]
-        reach = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
-        places = [names.index(name) for name in part["row"]]
-        axis.axvline(0, color="0.5", linewidth=1)
-        axis.errorbar(part["mean"], places, xerr=np.nan_to_num(reach), fmt="o", color="0.25", markersize=4, capsize=3)
-        axis.set(title=panel, xlabel=xlabel)
-    axes[0, 0].set_yticks(range(len(names)), names, fontsize=8)
-    axes[0, 0].invert_yaxis()
     return figure

@@ -7,17 +7,12 @@ Every function makes one element of a `sections.Section`, or nothing where its p
 import numpy as np
 import pandas as pd
 
+from beyond_hard_labels.analysis import labels
 from beyond_hard_labels.analysis.sections import Section
 from beyond_hard_labels.book import plots, report
-from beyond_hard_labels.data import fetch, sets, votes
+from beyond_hard_labels.data import fetch, sets
 from beyond_hard_labels.learn import metrics
 from beyond_hard_labels.runs.maps import map_of
-
-PIXELS = {  # what is known of the pixels of files without a record of where they come from, by SHA-256
-    "bce2eed1b9ae0d4a603eae135db4d6e68896fc202ab05d3989f3ebfc987b431c": "from JPEG of quality 75, which loses detail",
-    "34f9dd041f3ef325356fd2dd7e125e71d28956370d7c9eb084b244064596bfb0": "as published, without loss",
-    "1322334d1463be8ac60f71f6dccb97e08b37c0c4ef018f6537ce82803277c738": "as published, without loss",
-}
 
 
 def source(part: Section):
@@ -45,13 +40,14 @@ def card(part: Section):
         return None
     found = sets.fingerprint(part.data.name)
     about = fetch.about(part.data.name)
+    unknown = "not known: no file of a published set has this checksum"
     rows = {
         "votes": f"{part.data.votes.sum():,}",
         "official labels": "none" if part.data.official is None else "known",
         "single raters": "not known" if part.data.ratings is None else f"{part.data.ratings.shape[1]}",
-        "pixels": PIXELS.get(found, "where they come from is not recorded"),
-        "licence": about["licence"],
-        "citation": about["citation"],
+        "pixels": about.get("pixels", "where they come from is not recorded"),
+        "licence": about.get("licence", unknown),
+        "citation": about.get("citation", unknown),
         "SHA-256 of the file": f"`{found[:16]}…`",
     }
     if "source" in about:
@@ -86,10 +82,10 @@ def unequal(part: Section):
         "**Few votes and many.**\n"
         f"A plain mean gives every image the same weight, whether it stands on {few} votes or on {many}.\n"
         f"The standard error of a share is then up to {0.5 / np.sqrt(few):.3f} or up to {0.5 / np.sqrt(many):.3f}.\n\n"
-        f"{report.markdown_table(votes.by_number(part.data.votes).round(4), f'{part.data.name}-votes')}"
+        f"{report.markdown_table(labels.by_number(part.data.votes).round(4), f'{part.data.name}-votes')}"
     )
     if part.data.ratings is not None:
-        raters = votes.by_raters(part.data.ratings, len(part.data.class_names)).round(4)
+        raters = labels.by_raters(part.data.ratings, len(part.data.class_names)).round(4)
         text += (
             "\n\n`raters` is the parameter that chooses whose votes count: `all`, or the `complete` ones, who labelled "
             f"every image.\n\n{report.markdown_table(raters, f'{part.data.name}-raters')}"
@@ -105,7 +101,7 @@ def official(part: Section):
         return report.show("**Crowd and official label.**\nAn official label is not known for this set.")
     text = "**Crowd and official label.**\nHow often the votes agree with it, and how both arms stand to either.\n\n"
     if part.data is not None:
-        table = votes.agreement(part.data.votes, part.data.official, part.data.class_names).round(4)
+        table = labels.agreement(part.data.votes, part.data.official, part.data.class_names).round(4)
         text += f"{report.markdown_table(table, f'{part.data.name}-official')}\n\n"
     return report.say(text + "{{ table.official }}", part.study, part.runs)
 

@@ -8,7 +8,6 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from beyond_hard_labels.data import sets
 from beyond_hard_labels.runs import fresh, grids, store
 from beyond_hard_labels.runs.fresh import Change
 from beyond_hard_labels.runs.maps import map_inputs, read_map
-from beyond_hard_labels.runs.spec import RunSpec
+from beyond_hard_labels.runs.spec import RunSpec, other_fields
 from beyond_hard_labels.runs.study import Study
 
 KINDS = ("run", "published run", "published grid", "checkpoint", "map", "notebook", "leftover")
@@ -81,7 +80,7 @@ def _run(kind: str, folder: Path) -> Item:
         else:
             spec = json.loads((folder / "spec.json").read_text("utf-8"))
         lacking = _lacking(spec)
-        if other := _other_fields(spec):
+        if other := other_fields(spec):
             return Item(kind, folder.name, "", [_fault(f"spec fields changed: {other}")], folder, lacking)
         spec = RunSpec(**spec)
         what = _words(spec)
@@ -100,7 +99,7 @@ def _run(kind: str, folder: Path) -> Item:
 
 def _lacking(spec: dict) -> str:
     """Say what this machine lacks to train a spec, also one of another version of this package."""
-    if spec["dataset"] not in (sets.SYNTHETIC, *sets.names()):
+    if spec["dataset"] != sets.SYNTHETIC and not sets.is_here(spec["dataset"]):
         return f"the set {spec['dataset']}"
     if spec["device"] != "cuda":
         return ""
@@ -129,12 +128,6 @@ def _of_published(changes: list[Change]) -> list[Change]:
 def _fault(words: str) -> Change:
     """Return what is wrong with something whose record cannot be compared."""
     return Change("record", words)
-
-
-def _other_fields(spec: dict) -> str:
-    """Say which fields a spec has more (+) and less (-) than today's; nothing if it has the same."""
-    now, before = {field.name for field in fields(RunSpec)}, set(spec)
-    return ", ".join([f"+{name}" for name in sorted(now - before)] + [f"-{name}" for name in sorted(before - now)])
 
 
 def _words(spec: RunSpec) -> str:

@@ -16,7 +16,7 @@ So a row is as good as a run but for its predictions: its spec is whole, and has
 import itertools
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +33,12 @@ from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import OF_FILE, Study, read_profile, require_generated, values_of
 
-GRIDS = ("when", "votes")
+GRIDS = ("when", "votes")  # those of the book
 SIZES = ("full", "slice", "smoke")
 VARYING = (  # the fields that may differ within a part, which are columns of its rows
     *("dataset", "labels", "split", "backbone", "epochs", "train_share", "votes_per_image", "label_smoothing"),
-    *("class_weights", "augment_colour", "learning_rate", "schedule", "weight_decay", "decay", "ties"),
+    *("data_seed", "ambiguous", "class_weights", "augment_colour", "learning_rate", "schedule"),
+    *("weight_decay", "decay", "ties"),
 )
 RATES = {"small": 1500, "small_mobile": 1800}  # images of 32 px a second that a core trains, by backbone
 _START = 5  # seconds until a worker trains
@@ -83,9 +84,10 @@ def left_out(grid: str) -> dict[str, str]:
 
 
 def _parts(grid: str) -> dict[str, dict]:
-    if grid not in GRIDS:
-        raise InputError(f"grid is '{grid}', expected one of {', '.join(GRIDS)}")
-    return read_profile("grids")[grid]
+    known = read_profile("grids")
+    if grid not in known:
+        raise InputError(f"grid is '{grid}', expected one of {', '.join(known)}")
+    return known[grid]
 
 
 def _is_here(part: dict) -> bool:
@@ -114,14 +116,16 @@ def _specs(part: dict, study: Study, which: str, of_file: dict[str, Any] | None 
         for choice in itertools.product(*options):
             values = values_of(profile, changed | dict(zip(cell, choice, strict=True)), of_file)
             shared = {name: value for name, value in values.items() if name not in _OF_STUDY}
-            kinds = part.get("labels", votes.LABEL_KINDS)
+            kinds = [shared.pop("labels")] if "labels" in shared else part.get("labels", votes.LABEL_KINDS)
             found += [RunSpec(**shared, labels=kind, split=split) for split in range(splits) for kind in kinds]
-    return found
+    if not part.get("replicates"):
+        return found
+    return [replace(s, data_seed=s.data_seed + s.split) for s in sorted(found, key=lambda spec: spec.split)]
 
 
 def images_seen(spec: RunSpec) -> int:
-    """Return the training images that a run sees, times its epochs, for splits of 60/20/20."""
-    return round(spec.epochs * 0.6 * spec.n_images * spec.train_share)
+    """Return the training images that a run sees, times its epochs, for splits of 60/20/20 or 75/25."""
+    return round(spec.epochs * (0.75 if spec.test_images else 0.6) * spec.n_images * spec.train_share)
 
 
 def seconds(spec: RunSpec) -> float:
@@ -281,11 +285,12 @@ def published(grid: str) -> dict[str, Part]:
 def _published_part(path: Path, name: str, about: dict, *tables: pd.DataFrame) -> Part:
     own, curves_of = (table[table["part"] == name].reset_index(drop=True) for table in tables)
     types = {field.name: field.type for field in fields(RunSpec)}
-    columns = [column for column in VARYING if column not in about["shared"]]
+    columns = [name for name in VARYING if name not in about["shared"] and name in own and own[name].notna().all()]
     varied = [dict(zip(columns, values, strict=True)) for values in own[columns].itertuples(index=False)]
     specs = [RunSpec(**about["shared"], **{field: types[field](v) for field, v in each.items()}) for each in varied]
     if [spec.key for spec in specs] != own["key"].tolist() or own["key"].tolist() != about["keys"]:
         raise files.Damaged(f"{path}: the rows of part '{name}' are not the runs of its keys; publish the grid again")
+    own = own.assign(**{name: [getattr(spec, name) for spec in specs] for name in VARYING if name not in own})
     changes = fresh.changes(about["made_of"], fresh.provenance(specs[0]))
     return Part(own, curves_of, specs, about["machines"], about["made_of"]["versions"], changes)
 

@@ -85,8 +85,8 @@ def publish_run(run: Run, plane: np.ndarray | None, settings: dict) -> Run:
     files.sweep(folder)
     with files.writing(folder) as temporary:
         temporary.mkdir()
-        for name in ("spec.json", "history.csv"):
-            (temporary / name).write_bytes((run.folder / name).read_bytes())
+        (temporary / "spec.json").write_bytes((run.folder / "spec.json").read_bytes())
+        run.history.to_csv(temporary / "history.csv", index=False)
         for kept in (arrays | slim, arrays):  # float16 where it is exact enough
             store.write_npz(temporary / "predictions.npz", **kept)
             scores = with_predictions_of(run, temporary).scores()
