@@ -17,8 +17,7 @@ from beyond_hard_labels.base.paths import build_folder, published_folder
 from beyond_hard_labels.base.process import TimeUp
 from beyond_hard_labels.book import status as state
 from beyond_hard_labels.data import fetch as published_sets
-from beyond_hard_labels.data import sets
-from beyond_hard_labels.data.known import SETS
+from beyond_hard_labels.data import known, sets
 from beyond_hard_labels.learn.metrics import METRICS
 from beyond_hard_labels.runs import compare as proofs
 from beyond_hard_labels.runs import fresh, grids, packing, publish, store
@@ -262,7 +261,7 @@ def clean(arguments) -> int:
 
 
 def describe(arguments) -> int:
-    from beyond_hard_labels.analysis.images import describe
+    from beyond_hard_labels.book.report import describe
 
     described = describe(images_of(_plan(arguments).spec("soft", 0)))
     if arguments.name != sets.SYNTHETIC:
@@ -286,8 +285,8 @@ def fetch(arguments) -> int:
         print(f"{about['images']} images, {about['votes']} votes, {len(about['classes'])} classes")
     for file, digest in about.get("sha256", {}).items():
         print(f"{about['source'][file]}\n  sha256 {digest}")
-    known = SETS[arguments.name]
-    print(f"as published: {known.title}\nlicence: {known.licence}\ncitation: {known.citation}")
+    published = known.SETS[arguments.name]
+    print(f"as published: {published.title}\nlicence: {published.licence}\ncitation: {published.citation}")
     return 0
 
 

@@ -99,7 +99,7 @@ def _run(kind: str, folder: Path) -> Item:
 
 def _lacking(spec: dict) -> str:
     """Say what this machine lacks to train a spec, also one of another version of this package."""
-    if spec["dataset"] not in (sets.SYNTHETIC, *sets.names()):
+    if spec["dataset"] != sets.SYNTHETIC and not sets.is_here(spec["dataset"]):
         return f"the set {spec['dataset']}"
     if spec["device"] != "cuda":
         return ""

@@ -285,12 +285,12 @@ def published(grid: str) -> dict[str, Part]:
 def _published_part(path: Path, name: str, about: dict, *tables: pd.DataFrame) -> Part:
     own, curves_of = (table[table["part"] == name].reset_index(drop=True) for table in tables)
     types = {field.name: field.type for field in fields(RunSpec)}
-    known = [name for name in VARYING if name in own and own[name].notna().all()]
-    columns = [name for name in known if name not in about["shared"]]
+    columns = [name for name in VARYING if name not in about["shared"] and name in own and own[name].notna().all()]
     varied = [dict(zip(columns, values, strict=True)) for values in own[columns].itertuples(index=False)]
     specs = [RunSpec(**about["shared"], **{field: types[field](v) for field, v in each.items()}) for each in varied]
     if [spec.key for spec in specs] != own["key"].tolist() or own["key"].tolist() != about["keys"]:
         raise files.Damaged(f"{path}: the rows of part '{name}' are not the runs of its keys; publish the grid again")
+    own = own.assign(**{name: [getattr(spec, name) for spec in specs] for name in VARYING if name not in own})
     changes = fresh.changes(about["made_of"], fresh.provenance(specs[0]))
     return Part(own, curves_of, specs, about["machines"], about["made_of"]["versions"], changes)
 
