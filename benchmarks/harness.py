@@ -23,27 +23,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import beyond_hard_labels
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.files import write_json
 from beyond_hard_labels.base.paths import build_folder
 
+PACKAGE = Path(beyond_hard_labels.__file__).parent
 LIMIT = 600  # seconds after which a row is cut
 PACKAGES = (
     *("torch", "torchvision", "numpy", "pandas", "scikit-learn", "openTSNE", "pillow"),
     *("crowd-kit", "opencv-python-headless", "torchdr"),
 )
-ROWS = {  # name -> module with the function of that name
-    "start": "benchmarks.whole",
-    "drawing": "benchmarks.data",
-    "archive": "benchmarks.data",
-    "votes": "benchmarks.data",
-    "epoch": "benchmarks.training",
-    "densenet": "benchmarks.training",
-    "study": "benchmarks.training",
-    "memory": "benchmarks.training",
-    "gpu": "benchmarks.training",
-    "tsne": "benchmarks.maps",
-    "book": "benchmarks.whole",
+ROWS = {  # name -> module with the function of that name, and what the page "How fast it is" calls it, in its order
+    "epoch": ("benchmarks.training", "an epoch of the small network, augmentation on"),
+    "densenet": ("benchmarks.training", "steps of DenseNet121"),
+    "gpu": ("benchmarks.training", "an epoch of DenseNet121 on a GPU"),
+    "study": ("benchmarks.training", "six runs in two processes"),
+    "tsne": ("benchmarks.maps", "a t-SNE map"),
+    "archive": ("benchmarks.data", "a published archive made into a set"),
+    "votes": ("benchmarks.data", "ten million votes made into labels"),
+    "drawing": ("benchmarks.data", "the synthetic images"),
+    "book": ("benchmarks.whole", "the book once more"),
+    "start": ("benchmarks.whole", "the start of the command"),
+    "memory": ("benchmarks.training", "memory of 1.5 million images"),
 }
 
 
@@ -155,9 +157,9 @@ def functions_of_ours(call: Callable[[], Any], most: int = 6) -> dict[str, float
     profiler = cProfile.Profile()
     profiler.runcall(call)
     found = {
-        f"{Path(file).stem}.{name}": inclusive
+        f"{Path(file).relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}.{name}": inclusive
         for (file, _, name), (_, _, _, inclusive, _) in pstats.Stats(profiler).stats.items()
-        if Path(file).parent.name == "beyond_hard_labels" and not name.startswith("<")
+        if Path(file).is_relative_to(PACKAGE) and not name.startswith("<")
     }
     return dict(sorted(found.items(), key=lambda part: -part[1])[:most])
 
@@ -165,7 +167,7 @@ def functions_of_ours(call: Callable[[], Any], most: int = 6) -> dict[str, float
 def machine() -> dict[str, str]:
     """Describe the machine and the versions of what was compared."""
     model = platform.processor() or "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else ():
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else ():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
@@ -192,7 +194,7 @@ def take(name: str, *, small: bool = False) -> dict[str, Any]:
     taken: dict[str, Any] = {"row": name, "machine": machine(), "taken": datetime.now(UTC).date().isoformat()}
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=home) as folder:
         try:
-            result = getattr(importlib.import_module(ROWS[name]), name)(small, Path(folder))
+            result = getattr(importlib.import_module(ROWS[name][0]), name)(small, Path(folder))
         except Open as error:
             return taken | {"open": str(error)}
     taken |= {"equal": result.equal, "note": result.note, "profile": result.profile or {}}
@@ -236,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         (name,) = arguments.rows
         write_json(_file(name, arguments.small), take(name, small=arguments.small))
         return 0
+    write_json(build_folder() / "bench" / "rows.json", [[name, about] for name, (_, about) in ROWS.items()])
     taken = [_in_own_process(name, arguments.small) for name in arguments.rows or ROWS]
     print(table(taken))
     return int(any("failed" in row for row in taken))

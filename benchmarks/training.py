@@ -353,7 +353,7 @@ def _watch(seen, done):
 
 def _memory():
     """Return the time, and the memory in GB that is this process's own."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     own = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
     return time.monotonic(), own * 1024 / 1e9
 

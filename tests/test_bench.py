@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import harness
+from beyond_hard_labels.analysis import speed
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
 from conftest import ROOT
 
 
@@ -53,8 +56,8 @@ def test_sides_that_differ_make_no_row():
 def test_every_row_is_a_function_with_a_sentence():
     import importlib
 
-    for name, module in harness.ROWS.items():
-        assert getattr(importlib.import_module(module), name).__doc__, name
+    for name, (module, about) in harness.ROWS.items():
+        assert getattr(importlib.import_module(module), name).__doc__ and about, name
 
 
 def test_the_command_measures_a_row_in_its_own_process_and_prints_a_table(tmp_path):
@@ -63,14 +66,51 @@ def test_the_command_measures_a_row_in_its_own_process_and_prints_a_table(tmp_pa
     heads, *rows = made.stdout.splitlines()
     assert heads.split() == ["row", "what", "against", "ours", "peer", "ratio", "target", "reached"]
     assert [row.split()[0] for row in rows] == ["start", "start"]
-    (file,) = (tmp_path / "build" / "bench").iterdir()  # and nothing that is left of its work
-    assert file.name == "start.small.json" and json.loads(file.read_text())["row"] == "start"
+    found = sorted((tmp_path / "build" / "bench").iterdir())  # and nothing that is left of its work
+    assert [file.name for file in found] == ["rows.json", "start.small.json"]
+    assert json.loads(found[1].read_text())["row"] == "start"
+
+
+SIDE = {"median": 2.0, "low": 1.0, "high": 3.0, "repeats": 3}
+LINE = {"what": "an epoch", "against": "a loop", "ours": SIDE, "peer": SIDE, "unit": "s", "ratio": 1.0}
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Return a function that writes published measurements of a row."""
+    monkeypatch.setattr(paths, "project_folder", lambda: tmp_path)
+    folder = tmp_path / "results" / "bench"
+    folder.mkdir(parents=True)
+    (folder / "rows.json").write_text(json.dumps([["epoch", "an epoch"], ["gpu", "on a GPU"], ["votes", "labels"]]))
+    return lambda row, content: (folder / f"{row}.json").write_text(json.dumps(content))
+
+
+def test_published_measurements_are_read_as_numbers_and_rows_without_one_are_open(measured):
+    assert speed.rows()["measured"].tolist() == [False] * 3
+    assert speed.lines().empty
+    measured("gpu", {"row": "gpu", "machine": {}, "open": "needs a GPU"})
+    measured("votes", {"row": "votes", "lines": [LINE | {"at_least": 1.5, "reached": False}], "note": "One thread."})
+    assert speed.rows()["row"].tolist() == ["epoch", "gpu", "votes"]
+    assert speed.rows().query("measured")["note"].tolist() == ["One thread."]
+    (line,) = speed.lines().to_dict("records")
+    assert (line["row"], line["ours"], line["ours_low"], line["peer_high"], line["at_least"]) == ("votes", 2, 1, 3, 1.5)
+
+
+def test_damaged_measurements_are_named_with_the_command_that_writes_them_again(measured):
+    measured("votes", {"row": "votes", "lines": [{"what": "an epoch"}]})
+    with pytest.raises(InputError, match=r"votes\.json: a line has no 'ours'; make bench ROWS=votes"):
+        speed.lines()
+
+
+def test_the_published_measurements_are_of_todays_rows():
+    assert speed.rows()["row"].tolist() == list(harness.ROWS)
+    assert set(speed.lines()["row"]) <= set(harness.ROWS)
 
 
 def test_an_unknown_row_is_refused_with_the_names_of_all():
     made = command("epochs", "--small")
     assert made.returncode == 2
-    assert "unknown row 'epochs', expected some of start, drawing" in made.stderr
+    assert "unknown row 'epochs', expected some of epoch, densenet" in made.stderr
 
 
 def test_a_row_that_takes_too_long_is_cut_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -78,7 +118,7 @@ def test_a_row_that_takes_too_long_is_cut_and_leaves_nothing(tmp_path, monkeypat
     monkeypatch.chdir(ROOT)
     assert harness.main(["start", "--small"]) == 1
     assert "failed: cut after 0.05 s" in capsys.readouterr().out
-    assert not list((tmp_path / "build").rglob("*"))
+    assert [path.name for path in (tmp_path / "build" / "bench").iterdir()] == ["rows.json"]
 
 
 def test_an_archive_gives_the_same_images_and_votes_either_way():

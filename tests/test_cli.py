@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beyond_hard_labels import commands
+from beyond_hard_labels.book import build
+from beyond_hard_labels.cli import main
 from conftest import TINY, set_options
 
+VERBS = ("book", "verify", "compare", "run", "study", "unpack", "status", "clean", "data")
 SMALL = ("--profile", "smoke", *set_options(**TINY))
 
 
 def test_help_names_every_command_and_every_exit_code(bhl):
     shown = bhl("--help").stdout
-    assert all(word in shown for word in ("book", "run", "study", "data", "75 stopped at the time limit"))
+    assert all(word in shown for word in (*VERBS, "75 stopped at the time limit"))
 
 
 def test_run_trains_then_finds_and_prints_json(bhl):
@@ -114,6 +118,49 @@ def test_bad_input_is_one_line_and_exit_code_two(bhl, arguments, message):
     assert done.stdout == ""
 
 
+def test_json_has_null_for_what_is_no_number(capsys):
+    commands.print_json({"kl": float("nan"), "all": [float("inf"), 1.5, {"low": -float("inf")}]})
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"kl": None, "all": [None, 1.5, {"low": None}]}
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    (tmp_path / "votes.csv").write_text("image,label\na.png,x\n")
+    (tmp_path / "images").mkdir()
+    return {"votes_csv": str(tmp_path / "votes.csv"), "image_folder": str(tmp_path / "images")}
+
+
+def test_own_votes_go_to_the_book_beside_its_study(own_files, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(build, "make", lambda study, **options: asked.update(options, study=study))
+    monkeypatch.chdir(tmp_path)
+    relative = {"votes_csv": "votes.csv", "image_folder": "images"}
+    assert main(["book", "--profile", "smoke", *set_options(**relative, epochs=2)]) == 0
+    assert asked["own"] == own_files  # whole paths: a notebook runs in another folder
+    assert asked["study"].changed == {"epochs": 2}
+    assert main(["book", "--profile", "smoke"]) == 0
+    assert asked["own"] == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "message"),
+    [
+        ("book", {"image_folder": None}, "parameter 'image_folder' is missing, expected votes_csv and image_folder"),
+        ("book", {"votes_csv": "no/such.csv"}, "'votes_csv' is 'no/such.csv', expected a path that exists"),
+        ("study", {}, "unknown parameter 'votes_csv'"),
+    ],
+)
+def test_own_votes_that_are_not_whole_or_not_of_the_book_are_refused(own_files, command, changes, message, capsys):
+    given = {name: path for name, path in (own_files | changes).items() if path}
+    assert main([command, *set_options(**given)]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_importing_the_package_and_asking_for_help_imports_no_torch(bhl):
     program = (
         "import sys, beyond_hard_labels, beyond_hard_labels.cli as cli\n"
@@ -127,8 +174,9 @@ def test_importing_the_package_and_asking_for_help_imports_no_torch(bhl):
 def test_finished_runs_are_shown_without_torch(bhl):
     bhl("study", *SMALL)
     program = (
-        "import sys\nfrom beyond_hard_labels import report\nfrom beyond_hard_labels.runs.study import ensure, plan\n"
-        f"report.table_one(ensure(plan('smoke', **{TINY!r})))\nassert 'torch' not in sys.modules"
+        "import sys\nfrom beyond_hard_labels.analysis.scores import scores\n"
+        "from beyond_hard_labels.runs.ensure import ensure\nfrom beyond_hard_labels.runs.study import plan\n"
+        f"scores(ensure(plan('smoke', **{TINY!r})))\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

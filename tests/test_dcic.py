@@ -1,7 +1,6 @@
 import io
 import json
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
@@ -56,13 +55,6 @@ def test_votes_ratings_folds_and_pixels_are_those_that_were_written(found):
     assert found["class_names"].tolist() == ["g", "nr", "ug"]
 
 
-def test_images_have_unequal_numbers_of_votes_and_one_is_tied(found):
-    cast = found["counts"].sum(axis=1)
-    assert sorted(set(cast)) == [8, 81]
-    assert (cast == 81).sum() == archives.N_OFTEN
-    assert [4, 0, 4] in found["counts"].tolist()
-
-
 def test_the_class_in_front_of_a_name_is_no_label(found):
     prefix = [archives.CLASSES.index(image_id.split("#")[0]) for image_id in found["ids"]]
     assert (found["counts"].argmax(axis=1) == prefix).mean() < 0.6
@@ -108,7 +100,7 @@ def test_classes_are_the_labels_that_occur_unless_they_are_known(tmp_path):
 
     changed = {NOTES: notes(rename)}
     assert read(tmp_path, class_names=None, **changed)["class_names"].tolist() == ["a new one", "g", "nr", "ug"]
-    with pytest.raises(InputError, match="class_label is 'a new one', expected g, nr, ug or null"):
+    with pytest.raises(InputError, match=r"'a new one'.*, expected an image of the archive and g, nr, ug or null"):
         read(tmp_path, **changed)
 
 
@@ -175,27 +167,6 @@ def test_what_is_exported_has_the_words_of_the_format(exported):
     assert {tuple(entry) for entry in entries} == {("image_path", "created_at", "class_label")}
 
 
-# Slices
-
-
-@pytest.mark.parametrize(
-    ("number", "validation", "test", "training"),
-    [(1, 2, 3, {1, 4, 5}), (2, 3, 4, {1, 2, 5}), (3, 4, 5, {1, 2, 3}), (4, 5, 1, {2, 3, 4}), (5, 1, 2, {3, 4, 5})],
-)
-def test_a_slice_is_made_of_whole_folds_by_the_rule(number, validation, test, training):
-    fold = np.random.default_rng(0).permutation(np.arange(50) % 5 + 1)
-    split = dcic.slice_split(fold, number)
-    assert [set(fold[part]) for part in split] == [training, {validation}, {test}]
-    assert sorted(np.concatenate(split)) == list(range(50))
-    assert all((np.diff(part) > 0).all() for part in split)
-
-
-@pytest.mark.parametrize(("fold", "number"), [([1, 2, 6], 1), ([0, 1, 2], 1), ([1, 2, 3], -1)], ids=str)
-def test_a_slice_of_other_folds_is_refused(fold, number):
-    with pytest.raises(InputError, match="expected at least 0 and folds 1 to 5"):
-        dcic.slice_split(np.array(fold), number)
-
-
 # What is broken
 
 
@@ -215,84 +186,56 @@ def bad_checksum(content):
 
 
 GOOD = archives.micebone()[0]
-BROKEN = {
-    "a truncated image": (lambda: {image(3): GOOD[image(3)][:500]}, f"{image(3)}: the image cannot be read: "),
-    "an image with a changed byte": (lambda: {image(3): bad_checksum(GOOD[image(3)])}, "the image cannot be read: "),
-    "a text for an image": (lambda: {image(3): b"text"}, "the image cannot be read: cannot identify"),
-    "a jpeg by the name of a png": (
-        lambda: {image(3): b"\xff\xd8\xff\xe0" + bytes(500)},
-        f"{image(3)}: the image cannot be read: cannot identify",
+TWIN = "MiceBone/fold5/" + image(3).split("/")[2].replace("-[0.5, 0.5]", "")
+NULL = {"image_path": "x/new.png", "class_label": None}
+BROKEN = {  # members that are changed, and what is said of it
+    "a truncated image": ({image(3): GOOD[image(3)][:500]}, f"{image(3)}: the image cannot be read: "),
+    "a changed byte": ({image(3): bad_checksum(GOOD[image(3)])}, "the image cannot be read: "),
+    "a text for an image": ({image(3): b"text"}, "the image cannot be read: cannot identify"),
+    "a jpeg": ({image(3): b"\xff\xd8\xff\xe0" + bytes(500)}, f"{image(3)}: the image cannot be read: cannot identify"),
+    "another size": ({image(3): picture(size=(40, 40))}, "40 x 40 pixels, expected 32 x 32"),
+    "no square": ({image(3): picture(size=(32, 40))}, "32 x 40 pixels, expected a square"),
+    "too large": ({image(3): picture(size=(1025, 1025))}, "expected a square of 16 to 1024"),
+    "16 bits": ({image(3): picture("I;16")}, "its pixels are of mode I;16, expected 8 bits"),
+    "no votes": (
+        {"MiceBone/fold1/g#new.png": picture()},
+        "MiceBone/fold1/g#new.png: the image has no votes in MiceBone",
     ),
-    "an image of another size": (lambda: {image(3): picture(size=(40, 40))}, "40 x 40 pixels, expected 32 x 32"),
-    "an image that is not square": (lambda: {image(3): picture(size=(32, 40))}, "32 x 40 pixels, expected a square"),
-    "an image too large to be one": (lambda: {image(3): picture(size=(1025, 1025))}, "expected a square of 16 to 1024"),
-    "an image of 16 bits": (lambda: {image(3): picture("I;16")}, "its pixels are of mode I;16, expected 8 bits"),
-    "an image without votes": (
-        lambda: {"MiceBone/fold1/g#new.png": picture()},
-        "MiceBone/fold1/g#new.png: the image has no votes in MiceBone/annotations.json",
-    ),
-    "an image with nulls only": (
-        lambda: {
-            "MiceBone/fold1/new.png": picture(),
-            NOTES: notes(lambda s: s[0]["annotations"].append({"image_path": "x/new.png", "class_label": None})),
-        },
+    "nulls only": (
+        {"MiceBone/fold1/new.png": picture(), NOTES: notes(lambda sets: sets[0]["annotations"].append(NULL))},
         "MiceBone/fold1/new.png: the image has no votes",
     ),
-    "votes without an image": (
-        lambda: {image(3): None},
-        f"votes for '{image(3)}', which is not in the archive",
+    "votes without an image": ({image(3): None}, f"is ('{image(3)}', "),
+    "an id in two folds": ({TWIN: picture()}, f"is that of {image(3)}, too"),
+    "no fold": ({"MiceBone/fold6/a.png": picture()}, "MiceBone/fold6/a.png: the image is in none of the folders fold1"),
+    "an unknown class": ({NOTES: entry(4, class_label="x")}, "'x'), expected an image of the archive and g, nr, ug or"),
+    "a class that is a number": ({NOTES: entry(4, class_label=1)}, "[4].annotations[0] is {'image_path'"),
+    "a class without a name": ({NOTES: entry(4, class_label="")}, "[4].annotations[0] is ("),
+    "a path that is a list": ({NOTES: entry(4, image_path=[])}, "[4].annotations[0] is {'image_path': []"),
+    "a text for an annotation": (
+        {NOTES: notes(lambda sets: sets[4]["annotations"].append("x"))},
+        "is 'x', expected an image of the archive",
     ),
-    "an id in two folds": (
-        lambda: {"MiceBone/fold5/" + image(3).split("/")[2].replace("-[0.5, 0.5]", ""): picture()},
-        f"is that of {image(3)}, too",
-    ),
-    "an image outside the folds": (
-        lambda: {"MiceBone/fold6/a.png": picture()},
-        "MiceBone/fold6/a.png: the image is in none of the folders fold1 to fold5",
-    ),
-    "an unknown class": (
-        lambda: {NOTES: entry(4, class_label="x")},
-        "[4].annotations[0]: class_label is 'x', expected",
-    ),
-    "a class that is a number": (lambda: {NOTES: entry(4, class_label=1)}, "[4].annotations[0] is {'image_path'"),
-    "a class without a name": (lambda: {NOTES: entry(4, class_label="")}, "[4].annotations[0] is {'image_path'"),
-    "a path that is a list": (lambda: {NOTES: entry(4, image_path=[])}, "[4].annotations[0] is {'image_path': []"),
-    "an annotation that is a text": (
-        lambda: {NOTES: notes(lambda sets: sets[4]["annotations"].append("x"))},
-        "is 'x', expected a text image_path, class_label text or null",
-    ),
-    "a mail address": (lambda: {NOTES: whole(4, user_mail="a@b.de")}, "[4].user_mail is not anonymous"),
-    "a name of a person": (lambda: {NOTES: whole(4, name="Ann Other")}, "[4].name is not anonymous, expected INVALID"),
-    "a set without annotations": (
-        lambda: {NOTES: whole(4, annotations={})},
-        "[4] is no annotation set, expected an object with a list 'annotations'",
-    ),
-    "a set that is a number": (lambda: {NOTES: notes(lambda sets: sets.append(7))}, "[81] is no annotation set"),
-    "no list of sets": (lambda: {NOTES: b'{"a": 1}'}, "is dict, expected a list of annotation sets"),
-    "no sets": (lambda: {NOTES: b"[]"}, "is list, expected a list of annotation sets, one at least"),
-    "malformed JSON": (
-        lambda: {NOTES: '[{"name": "INVALID ä", }]'.encode()},
-        "MiceBone.zip: MiceBone/annotations.json is not JSON at byte 24: ",
-    ),
-    "JSON cut short": (lambda: {NOTES: GOOD[NOTES][:5000]}, "is not JSON at byte "),
-    "a table of another encoding": (lambda: {NOTES: '["ä"]'.encode("latin-1")}, "is not UTF-8 at byte 2"),
-    "endless brackets": (lambda: {NOTES: b"[" * 200_000}, "annotations.json cannot be read: maximum recursion"),
-    "no annotations": (lambda: {NOTES: None}, "MiceBone.zip holds no annotations.json, expected MiceBone/annotations"),
-    "two tables of annotations": (
-        lambda: {f"more/{NOTES}": b"[]"},
-        "MiceBone.zip holds MiceBone/annotations.json, more/MiceBone/annotations.json, expected",
-    ),
-    "no image": (
-        lambda: {**dict.fromkeys(GOOD), NOTES: whole(0)},
-        "MiceBone: there is no image in fold1 to fold5",
-    ),
+    "a mail address": ({NOTES: whole(4, user_mail="a@b.de")}, "[4] is not anonymous, expected INVALID in name and"),
+    "a name of a person": ({NOTES: whole(4, name="Ann Other")}, "[4] is not anonymous, expected INVALID"),
+    "no annotations in a set": ({NOTES: whole(4, annotations={})}, "[4] is no annotation set, expected an object with"),
+    "a set that is a number": ({NOTES: notes(lambda sets: sets.append(7))}, "[81] is no annotation set"),
+    "no list of sets": ({NOTES: b'{"a": 1}'}, "is dict, expected a list of annotation sets"),
+    "no sets": ({NOTES: b"[]"}, "is list, expected a list of annotation sets, one at least"),
+    "malformed JSON": ({NOTES: b'[{"name": 1, }]'}, "MiceBone.zip: MiceBone/annotations.json cannot be read: "),
+    "JSON cut short": ({NOTES: GOOD[NOTES][:5000]}, "annotations.json cannot be read: "),
+    "another encoding": ({NOTES: '["ä"]'.encode("latin-1")}, "annotations.json cannot be read: 'utf-8' codec"),
+    "endless brackets": ({NOTES: b"[" * 200_000}, "annotations.json cannot be read: "),
+    "no annotations": ({NOTES: None}, "MiceBone.zip: it holds no annotations.json, expected MiceBone/annotations"),
+    "two tables": ({f"more/{NOTES}": b"[]"}, "it holds MiceBone/annotations.json, more/MiceBone/annotations.json, "),
+    "no image": ({**dict.fromkeys(GOOD), NOTES: whole(0)}, "MiceBone: there is no image in fold1 to fold5"),
 }
 
 
 @pytest.mark.parametrize(("changes", "message"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_archive_is_refused_with_the_place_of_its_fault(tmp_path, changes, message):
     with pytest.raises(InputError) as raised:
-        read(tmp_path, **changes())
+        read(tmp_path, **changes)
     assert message in str(raised.value)
     assert str(raised.value).startswith("MiceBone.zip")
 
@@ -310,43 +253,19 @@ def test_another_set_is_not_taken_for_the_one_that_was_asked_for(tmp_path):
         read(tmp_path, members)
 
 
-def test_all_faults_are_listed_at_once_up_to_twenty(tmp_path):
-    changes = {image(i): b"" for i in range(15)} | {f"MiceBone/fold1/{i}.png": picture() for i in range(10)}
-    with pytest.raises(InputError, match=r"^MiceBone.zip .* 25 fault\(s\)") as raised:
-        read(tmp_path, **changes)
-    lines = str(raised.value).splitlines()
-    assert (len(lines), lines[-1].strip()) == (22, "and 5 more")
-
-
 def test_more_raters_than_an_array_should_have_columns_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(dcic, "MOST_RATERS", 80)
-    with pytest.raises(InputError, match="the number of raters is 81, expected 1 to 80"):
+    with pytest.raises(InputError, match="3 classes and 81 raters, expected 2 to 127 and 1 to 80"):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("most", [60 * 32 * 32 - 1, 60 * 32 * 32], ids=["grey", "colour"])
-def test_more_pixels_than_memory_should_hold_are_refused(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(dcic, "MOST_BYTES", most)
-    coloured = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    with pytest.raises(InputError, match=rf"^MiceBone\.zip: .* bytes in memory, .* expected at most {most}"):
-        read(tmp_path, **{image(59): archives.png(coloured)})
+def test_more_pixels_than_memory_should_hold_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(dcic, "MOST_BYTES", most := 3 * 60 * 32 * 32 - 1)
+    with pytest.raises(InputError, match=rf"^MiceBone\.zip: .* bytes in memory, expected at most {most}"):
+        read(tmp_path)
 
 
 def test_a_null_for_an_image_that_is_not_there_is_skipped(tmp_path, found):
     skipped = {"image_path": "MiceBone/fold1/gone.png", "class_label": None}
     made = read(tmp_path, **{NOTES: notes(lambda sets: sets[3]["annotations"].append(skipped))})
     assert np.array_equal(made["ratings"], found["ratings"])
-
-
-def test_a_member_that_holds_more_than_it_says_is_not_decompressed_beyond(tmp_path):
-    """The size of the annotations is changed to 50 bytes in both headers, as a bomb would have it."""
-    path = archives.pack(tmp_path / "MiceBone.zip", GOOD)
-    content, said = path.read_bytes(), len(GOOD[NOTES]).to_bytes(4, "little")
-    assert content.count(said) >= 2
-    path.write_bytes(content.replace(said, (50).to_bytes(4, "little")))
-    with (
-        zipfile.ZipFile(path) as archive,
-        pytest.raises(InputError, match=r"annotations\.json cannot be read: Bad CRC"),
-    ):
-        dcic.read(archive, "MiceBone")
-    assert zlib.crc32(GOOD[NOTES][:50]) != zlib.crc32(GOOD[NOTES])

@@ -3,18 +3,16 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.book import build
 from beyond_hard_labels.data import sets, votes
 from beyond_hard_labels.learn import metrics
-from beyond_hard_labels.runs import ensure, execute, grids, inputs, store, study
-from conftest import TINY, set_options
+from beyond_hard_labels.runs import ensure, execute, fresh, grids, inputs, store, study
+from conftest import TINY, remade, set_options
 
 SMALL = TINY | {"n_images": 60}
 
@@ -40,7 +38,7 @@ def train(specs):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project's folder of published results that is the test's own."""
-    monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
+    monkeypatch.setattr(paths, "project_folder", lambda: tmp_path)
     return tmp_path / "results"
 
 
@@ -66,7 +64,7 @@ def test_the_slices_are_a_few_minutes_and_the_full_grids_three_hours_of_two_core
         )
         for which in ("slice", "full")
     }
-    own_study = grids.cost(study.plan("quick").specs()[:4])["seconds"].sum() / 2 / 60  # trained anyhow
+    own_study = sum(map(grids.seconds, study.plan("quick").specs()[:4])) / 2 / 60  # trained anyhow
     assert minutes["slice"] - own_study < 8
     assert minutes["full"] < 180
 
@@ -79,9 +77,7 @@ def test_the_long_runs_of_the_quick_slice_are_those_of_the_books_own_study():
 def test_parts_on_a_set_that_is_not_here_are_left_out_and_named():
     assert "cifar10h" not in grids.parts("votes", small())
     assert grids.left_out("votes") == {"fashion_mnist_h": "fashion_mnist_h", "cifar10h": "cifar10h"}
-    before = grids.state("votes", small())
     put("cifar10h")
-    assert grids.state("votes", small()) != before
     assert {spec.dataset for spec in grids.parts("votes", small())["cifar10h"]} == {"cifar10h"}
     assert list(grids.left_out("votes")) == ["fashion_mnist_h"]
 
@@ -150,25 +146,11 @@ def test_the_floor_of_labels_is_met_by_votes_taken_without_replacement_and_nothi
 def test_results_are_the_slice_that_is_trained_where_missing_and_found_again(monkeypatch):
     monkeypatch.setattr(grids, "ensure_specs", train)
     first = grids.results("votes", study.plan("smoke", **SMALL))
-    assert first.published == {}
+    assert (first.published, first.trained) == ({}, ["synthetic", "budget"])
     assert set(first.rows["part"]) == {"synthetic", "budget"}
     assert first.left_out == {"fashion_mnist_h": "fashion_mnist_h", "cifar10h": "cifar10h"}
-    assert first.source == "`synthetic`, `budget`: the slice of the grid, trained on this machine."
     assert set(first.curves["key"]) == set(first.rows["key"])
     pd.testing.assert_frame_equal(grids.results("votes", study.plan("smoke", **SMALL)).rows, first.rows)
-
-
-def test_a_book_trains_its_study_and_the_grids_that_its_notebooks_ask_for_and_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "ensure_specs", lambda specs, workers: train(specs))
-    made = study.plan("smoke", **(SMALL | {"splits": 1}))
-    cell = nbformat.v4.new_code_cell('found = grids.results("votes", study)')
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "08.ipynb")
-    found = build._train(made, [tmp_path / "08.ipynb"], None)
-    assert [run.spec for run in found] == made.specs()
-    wanted = {spec for part in grids.parts("votes", made).values() for spec in part}
-    assert {path.name for path in (paths.build_folder() / "runs").iterdir()} == {
-        spec.key for spec in wanted | set(made.specs())
-    }
 
 
 # A published grid is made of the smoke profile's slice here, since the full one takes hours.
@@ -204,10 +186,12 @@ def test_a_published_grid_is_shown_in_place_of_runs_also_without_them_and_withou
     shown = grids.results("votes", small())
     assert set(shown.published) == {"synthetic", "budget", "cifar10h"}
     assert shown.left_out == {"fashion_mnist_h": "fashion_mnist_h"}
-    assert "`synthetic`, `budget`: published, made on " in shown.source
-    assert "`cifar10h`: published, made on " in shown.source
-    assert "torch" in shown.source
-    assert "data file is not here" in shown.source
+    assert shown.trained == []
+    part = shown.published["cifar10h"]
+    assert part.machines[0].keys() >= {"python", "system"}
+    assert part.versions.keys() >= {"torch", "numpy"}
+    assert [(change.kind, change.name) for change in part.changes] == [("away", "data file")]
+    assert shown.published["synthetic"].changes == []
     own = shown.rows[shown.rows["part"] == "cifar10h"].drop(columns="part").reset_index(drop=True)
     pd.testing.assert_frame_equal(own, trained, rtol=1e-5, check_dtype=False)
 
@@ -229,6 +213,36 @@ def test_a_part_that_is_not_wholly_trained_is_not_published(project):
     train(grids.parts("when", made, which="full")["smoothing"][:1])
     assert grids.publish("when", made) == []
     assert not project.exists()
+
+
+def of_first_run(found, **changes):
+    """Change the manifest of a part's first run, as if it had been trained with something else."""
+    remade(paths.build_folder() / "runs" / grids.parts("votes", small(), which="full")[found][0].key, **changes)
+
+
+def test_a_part_is_made_of_what_its_runs_record_and_not_of_what_is_here_when_it_is_published(published, monkeypatch):
+    before = grids.published("votes")["synthetic"].versions
+    monkeypatch.setattr(store, "find", lambda spec: store.load(paths.build_folder() / "runs" / spec.key))
+    monkeypatch.setattr(fresh, "versions", lambda *packages: dict.fromkeys(packages, "9.9"))
+    grids.publish("votes", small())
+    part = grids.published("votes")["synthetic"]
+    assert part.versions == before
+    assert {(change.kind, change.after) for change in part.changes} == {("version", "9.9")}
+
+
+def test_a_part_of_runs_that_were_made_differently_is_refused_with_what_differs(published, monkeypatch):
+    files_before = {path.name: path.read_bytes() for path in published.iterdir()}
+    monkeypatch.setattr(store, "find", lambda spec: store.load(paths.build_folder() / "runs" / spec.key))
+    of_first_run("budget", versions={"torch": "0.1"})
+    with pytest.raises(InputError, match=r"part 'budget' is not published: .*torch 0\.1 → |→ 0\.1"):
+        grids.publish("votes", small())
+    assert {path.name: path.read_bytes() for path in published.iterdir()} == files_before
+
+
+def test_a_metric_that_is_newer_than_a_published_grid_has_no_values_and_breaks_nothing(published, monkeypatch):
+    monkeypatch.setitem(metrics.METRICS, "newer", metrics.METRICS["kl"])
+    shown = grids.results("votes", small())
+    assert shown.rows["newer"].isna().all()
 
 
 def test_published_files_are_no_published_runs(published):

@@ -57,3 +57,21 @@ def test_a_smaller_share_of_training_images_is_part_of_a_larger_one_and_the_rest
 
 def test_a_thinned_split_takes_from_the_whole_set_and_not_from_its_beginning():
     assert images.thin(parts(), 0.1, seed=0).train.max() > 800
+
+
+@pytest.mark.parametrize(
+    ("number", "validation", "test", "training"),
+    [(1, 2, 3, {1, 4, 5}), (2, 3, 4, {1, 2, 5}), (3, 4, 5, {1, 2, 3}), (4, 5, 1, {2, 3, 4}), (5, 1, 2, {3, 4, 5})],
+)
+def test_a_slice_is_made_of_whole_folds_by_the_rule(number, validation, test, training):
+    fold = np.random.default_rng(0).permutation(np.arange(50) % 5 + 1)
+    split = images.slice_split(fold, number)
+    assert [set(fold[part]) for part in split] == [training, {validation}, {test}]
+    assert sorted(np.concatenate(split)) == list(range(50))
+    assert all((np.diff(part) > 0).all() for part in split)
+
+
+@pytest.mark.parametrize(("fold", "number"), [([1, 2, 6], 1), ([0, 1, 2], 1), ([1, 2, 3], -1)], ids=str)
+def test_a_slice_of_other_folds_is_refused(fold, number):
+    with pytest.raises(InputError, match="expected at least 0 and folds 1 to 5"):
+        images.slice_split(np.array(fold), number)

@@ -1,20 +1,42 @@
-"""The studies that come with the project: how they are written, read, shown and held against themselves."""
+"""The studies that come with the project: how they are written, read, and held against themselves."""
 
 import json
-import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from beyond_hard_labels.analysis.scores import scores
 from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.book import pages, report, status, verify
-from beyond_hard_labels.runs import fresh, maps, publish, store, study
+from beyond_hard_labels.book import status
+from beyond_hard_labels.data import sets
+from beyond_hard_labels.learn import metrics
+from beyond_hard_labels.runs import compare, ensure, fresh, maps, publish, store, study
 from conftest import ROOT, TINY, remade
-from test_real_votes import SMALL, here, one, publishing, put, sections_train_here, take_away  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("sections_train_here")
+ON_FILE = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
+
+
+def here(made):
+    """Train in this process; another one would import everything once more."""
+    return ensure.ensure(made, executor=ThreadPoolExecutor(1))
+
+
+@pytest.fixture
+def publishing(tmp_path, monkeypatch):
+    """Return a function that trains a study and moves its runs into the project's published ones."""
+    monkeypatch.setattr(paths, "project_folder", lambda: tmp_path / "project")
+    monkeypatch.setattr(publish, "ensure", here)
+
+    def publishing(made):
+        publish.publish(replace(made, perplexity=3.0))
+        shutil.rmtree(paths.build_folder() / "runs")
+        return made
+
+    return publishing
 
 
 @pytest.fixture
@@ -27,49 +49,54 @@ def drawn(publishing):
     return made, kept
 
 
+@pytest.fixture
+def one():
+    """A study on a set that is a file with votes."""
+    draw = np.random.default_rng(0)
+    counts = draw.multinomial(9, draw.dirichlet(np.full(3, 0.5), 60))
+    images = draw.integers(0, 256, (60, 28, 28), np.uint8)
+    folder = sets.folders()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "voted.npz", images=images, counts=counts, class_names=np.array(["a", "b", "c"]))
+    return study.plan("smoke", dataset="voted", **ON_FILE)
+
+
+def take_away_the_set():
+    (sets.folders()[1] / "voted.npz").unlink()
+
+
 def arrays(run):
     with np.load(run.folder / "predictions.npz") as file:
         return dict(file)
 
 
+def of_project(made):
+    return [store.published(spec) for spec in made.specs()]
+
+
 def test_a_published_run_prints_what_the_local_one_did(drawn):
     made, before = drawn
-    for spec, (scores, predicted) in zip(made.specs(), before, strict=True):
-        run = store.published(spec)
-        assert publish.as_printed(run.scores()) == publish.as_printed(scores)
+    for run, (printed, predicted) in zip(of_project(made), before, strict=True):
+        assert publish.as_printed(run.scores()) == publish.as_printed(printed)
         stored = json.loads((run.folder / "scores.json").read_text())
-        assert publish.as_printed(stored) == publish.as_printed(scores)
+        assert publish.as_printed(stored) == publish.as_printed(printed)
         np.testing.assert_allclose(run.predicted, predicted, atol=2e-3)
 
 
 def test_a_published_run_has_neither_weights_nor_features_and_a_map_in_split_0_only(drawn):
     made, _ = drawn
-    for spec in made.specs():
-        names = {path.name for path in store.published(spec).folder.iterdir()}
+    for run in of_project(made):
+        names = {path.name for path in run.folder.iterdir()}
         assert names - {"map.npz"} == {*store.PUBLISHED_FILES, "manifest.json"}
-        assert ("map.npz" in names) == (spec.split == 0)
-    plane, settings = store.published(made.specs()[0]).published_map()
-    assert plane.shape == (len(store.published(made.specs()[0]).index), 2)
+        assert ("map.npz" in names) == (run.spec.split == 0)
+    plane, settings = of_project(made)[0].published_map()
+    assert plane.shape == (len(of_project(made)[0].index), 2)
     assert settings["iterations"] == made.tsne_iterations
 
 
-def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publishing, one):
-    local = here(one)
-    before = {run.spec.key: run.scores() for run in local}
-    publishing(one)
-    take_away("set")
-    for spec in one.specs():
-        run = store.published(spec)
-        assert set(arrays(run)) == {"test_index", "test_logits", "validation_index", "validation_logits"}
-        assert run.truth is None
-        assert publish.as_printed(run.scores()) == publish.as_printed(before[spec.key])
-    table = report.arm_table([store.published(spec) for spec in one.specs()])
-    assert re.fullmatch(r"\d\.\d{4}", table["floor, analytic"][0])
-
-
-def test_a_published_run_without_a_map_is_named(drawn):
+def test_a_published_run_without_its_map_is_named(drawn):
     made, _ = drawn
-    run = store.published(made.specs()[0])
+    run = of_project(made)[0]
     (run.folder / "map.npz").unlink()
     with pytest.raises(InputError, match=rf"{run.spec.key} has no map, expected map\.npz"):
         maps.map_of(made, run)
@@ -77,11 +104,14 @@ def test_a_published_run_without_a_map_is_named(drawn):
         store.load(run.folder)
 
 
-def test_of_a_published_run_the_map_is_measured_and_its_features_are_said_not_to_be_there(drawn):
-    made, _ = drawn
-    table = report.map_quality(made, [store.published(spec) for spec in made.specs()])
-    assert set(table["trustworthiness"]) == {"features not published"}
-    assert table["neighbour agreement, map"].astype(float).between(0, 1).all()
+def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publishing, one):
+    before = {run.spec.key: run.scores() for run in here(one)}
+    publishing(one)
+    take_away_the_set()
+    for run in of_project(one):
+        assert set(arrays(run)) == {"test_index", "test_logits", "validation_index", "validation_logits"}
+        assert run.truth is None
+        assert publish.as_printed(run.scores()) == publish.as_printed(before[run.spec.key])
 
 
 @pytest.mark.parametrize(("scale", "kept"), [(1.0, np.float16), (30.1, np.float32)])
@@ -105,26 +135,60 @@ def change_a_logit(run):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_a_changed_published_run_is_found(drawn, sealed):
     made, _ = drawn
-    assert verify.published_faults() == (len(made.specs()), 0, [])
-    run = store.published(made.specs()[0])
+    assert compare.published_faults() == (len(made.specs()), 0, [])
+    run = of_project(made)[0]
     change_a_logit(run)
     if sealed:
         remade(run.folder)
-    *_, (fault,) = verify.published_faults()
+    *_, (fault,) = compare.published_faults()
     assert run.spec.key in fault
     assert ("its predictions give" if sealed else "predictions.npz not as it was stored") in fault
 
 
 def test_scores_without_truth_are_computed_again_where_the_set_is_here(publishing, one):
     publishing(one)
-    assert verify.published_faults() == (2, 0, [])
-    run = store.published(one.specs()[0])
+    assert compare.published_faults() == (2, 0, [])
+    run = of_project(one)[0]
     change_a_logit(run)
     remade(run.folder)
-    *_, (fault,) = verify.published_faults()
+    *_, (fault,) = compare.published_faults()
     assert "its predictions give" in fault
-    take_away("set")
-    assert verify.published_faults() == (0, 2, [])  # nothing to hold them against
+    take_away_the_set()
+    assert compare.published_faults() == (0, 2, [])  # nothing to hold them against
+
+
+def test_a_retrained_run_is_equal_at_the_precision_in_which_it_was_published(drawn):
+    made, _ = drawn
+    run = of_project(made)[0]
+    np.savez_compressed(
+        run.folder / "predictions.npz",
+        **{n: a.astype(np.float16) if "logits" in n else a for n, a in arrays(run).items()},
+    )
+    remade(run.folder)
+    run = store.load(run.folder)
+    table, equal = compare.compare(run, {"kl": 0.0, "macro_accuracy": 0.0})
+    assert equal
+    assert table["difference"].tolist() == [0, 0]
+    assert table["within"].all()
+    change_a_logit(run)
+    remade(run.folder)
+    table, equal = compare.compare(store.load(run.folder), {"kl": 0.0})
+    assert not equal
+    assert not table["within"].any()
+
+
+def test_a_new_metric_breaks_no_published_run(drawn, one, publishing, monkeypatch):
+    publishing(one)
+    before = compare.published_faults()
+    metric = metrics.Metric(lambda truth, predicted: float(predicted.max(axis=1).mean()), "confidence", 0)
+    monkeypatch.setitem(metrics.METRICS, "confidence", metric)
+    assert compare.published_faults() == before
+    take_away_the_set()
+    known, unknown = (scores(of_project(made))["confidence"] for made in (drawn[0], one))
+    assert known.between(0, 1).all()
+    assert unknown.isna().all()  # without the truth it cannot be computed
+    with pytest.raises(InputError, match="has no score confidence"):
+        compare.compare(of_project(one)[0], {"confidence": 0.1})
 
 
 def test_a_published_run_is_fresh_until_code_that_made_it_changes(drawn, monkeypatch):
@@ -138,84 +202,24 @@ def test_a_published_run_is_fresh_until_code_that_made_it_changes(drawn, monkeyp
     assert states() == {"stale"}
 
 
-def test_every_study_to_publish_is_shown_or_named_with_its_command(publishing, bhl):
-    found = publish.entries()
-    assert [entry.runs for entry in found] == [[]] * len(found)
-    for entry in found:
-        assert entry.command in publish.open_rows(found)
-    assert publish.badges(found) == "No study is published yet."
-
-
-def test_a_published_study_has_a_row_below_the_papers_and_a_badge(publishing, monkeypatch):
+def test_every_study_to_publish_has_its_runs_or_none_and_the_command_that_trains_it(publishing, monkeypatch):
     asked = {"profile": "smoke", **TINY}
     monkeypatch.setattr(publish, "read_profile", lambda name: {"tiny": asked, "other": {**asked, "epochs": 3}})
     made = publishing(study.plan(**asked))
-    found = publish.entries()
-    table = publish.table(found)
-    assert table["source"].map(report.plain).tolist() == ["paper, Table 1", "tiny"]
-    scores = report.scores([store.published(spec) for spec in made.specs()]).groupby("labels")["kl"]
-    expected = report.plus_minus(scores.mean()["soft"], scores.std()["soft"])
-    assert table["soft: KL ↓"].tolist() == ["0.0394 ± 0.0009", expected]
-    assert "published runs, trained on" in publish.badges(found)
-    assert "`bhl study --profile smoke" in publish.open_rows(found)
-    assert "tiny" not in publish.open_rows(found)
+    tiny, other = publish.entries()
+    assert [run.name for run in tiny.runs] == [run.name for run in of_project(made)]
+    assert (other.title, other.runs) == ("other", [])
+    assert other.command == other.command.strip()
+    assert other.study == study.plan("smoke", **TINY | {"epochs": 3})
+    assert all(f"--set {name}=" in other.command for name in TINY)
 
 
-def test_a_class_is_a_colour_and_a_shape_and_each_is_counted(drawn):
-    made, _ = drawn
-    found = [publish.Entry("tiny", "", made, [store.published(spec) for spec in made.specs()])]
-    (row,) = publish.attributes(found).to_dict("records")
-    for run in found[0].runs:
-        true, said = ([run.manifest["classes"][k] for k in rows.argmax(axis=1)] for rows in (run.truth, run.predicted))
-        for place, name in enumerate(("colour", "shape")):
-            right = np.mean([a[place] == b[place] for a, b in zip(true, said, strict=True)])
-            assert row[f"{run.spec.labels}: {name}"] == f"{right:.4f}"
-
-
-def test_of_the_papers_size_the_front_page_says_how_many_numbers_are_near_the_papers(drawn, monkeypatch):
-    made, _ = drawn
-    of_project = [store.published(spec) for spec in made.specs()]
-    found = [publish.Entry("tiny", "", replace(made, profile="paper"), of_project)]
-    assert "no run at its size" in publish.at_full_size([found[0]._replace(runs=[])])
-    measured = {(run.spec.labels, name): run.metrics[name] for run in of_project for name in ("macro_accuracy", "kl")}
-    kl = measured["soft", "kl"]
-    for far in (0.19, 0.21):  # with a deviation of 0.1
-        paper = {name: (value, 0.0) for name, value in measured.items()} | {("soft", "kl"): (kl + far, 0.1)}
-        monkeypatch.setitem(report.PAPER, "synthetic", paper)
-        said = publish.at_full_size(found)
-        assert f"{4 if far < 0.2 else 3} of the four within two" in said
-        assert f"/ {kl:.3f} (soft)" in said
-
-
-def test_pages_of_published_runs_stand_beside_those_of_local_ones_and_follow_from_their_own_predictions(
-    drawn, tmp_path
-):
-    made, _ = drawn
-    groups = [(made, here(made)), (made, [store.published(spec) for spec in made.specs()])]
-    _, records = pages.write(tmp_path / "runs", groups)
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "printed.json").write_text(json.dumps(records))
-    keys = [spec.key for spec in made.specs()]
-    assert {f"runs/{name}.md" for key in keys for name in (key, f"published-{key}")} < set(records)
-    local, of_project = ((tmp_path / "runs" / f"{report.label(found)}.md").read_text() for _, found in groups)
-    assert "**Published.**" in of_project
-    assert "## Maps" in of_project
-    assert "**Published.**" not in local
-    checked, faults = verify.faults(tmp_path)
-    assert (checked > 20, faults) == (True, [])
-    change_a_logit(groups[1][1][0])
-    remade(groups[1][1][0].folder)
-    _, faults = verify.faults(tmp_path)
-    assert faults
-    assert all(report.label(groups[1][1]) in fault or f"published-{keys[0]}" in fault for fault in faults)
-
-
-def test_what_is_here_is_published_again_and_what_is_not_is_refused(publishing, one, bhl):
+def test_what_is_here_is_published_again_and_what_is_not_is_refused(publishing, one):
     publishing(one)
     here(one)
     publishing(one)
-    take_away("set")
-    with pytest.raises(InputError, match="published already; nothing to publishing"):
+    take_away_the_set()
+    with pytest.raises(InputError, match="published already; nothing to publish"):
         publish.publish(one)
 
 
@@ -224,12 +228,5 @@ def test_what_is_here_is_published_again_and_what_is_not_is_refused(publishing, 
 
 def test_everything_in_results_follows_from_itself():
     assert paths.published_folder() == ROOT / "results"
-    *_, faults = verify.published_faults()
+    *_, faults = compare.published_faults()
     assert faults == []
-
-
-def test_the_readme_has_the_rows_of_the_published_studies():
-    text = (ROOT / "README.md").read_text()
-    for row in publish.table([entry for entry in publish.entries() if entry.runs]).itertuples(index=False):
-        for value in row[2:]:
-            assert value in text.replace("**", ""), (row.source, value)

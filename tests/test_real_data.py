@@ -1,7 +1,9 @@
 import csv
+import io
 import itertools
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 from beyond_hard_labels.base import paths
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import notebook, report
-from beyond_hard_labels.data import own, sets, votes
+from beyond_hard_labels.data import own, sets, shapes, votes
 from beyond_hard_labels.runs import ensure, execute, inputs, store, study
 from conftest import TINY, set_options
 
@@ -174,103 +176,61 @@ def test_an_image_is_turned_as_its_camera_says(files):
     assert np.array_equal(sets.read("mine").images[0], turned.transpose(2, 0, 1))
 
 
-FAULTS = {
-    "an image without votes": (
-        lambda f: Image.new("L", (20, 20)).save(f / "images" / "new.png"),
-        "images/new.png: the image has no votes in counts.csv",
-    ),
-    "votes for an image that is not there": (
-        lambda f: (f / "images" / "03.png").unlink(),
-        "counts.csv, line 5: votes for '03.png', which is not in",
-    ),
-    "a truncated image": (
-        lambda f: (f / "images" / "03.png").write_bytes((f / "images" / "03.png").read_bytes()[:300]),
-        "images/03.png: the image cannot be read: ",
-    ),
-    "a file that is no image": (
-        lambda f: (f / "images" / "03.png").write_text("no image"),
-        "images/03.png: the image cannot be read: cannot identify",
-    ),
-    "an image of 16 bits": (
-        lambda f: Image.fromarray(np.zeros((20, 20), np.uint16)).save(f / "images" / "03.png"),
-        "images/03.png: the image cannot be read: its pixels are of mode I;16, expected 8 bits a channel",
-    ),
-    "a negative count": (
-        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,-4,"),
-        "counts.csv, line 2: 'cat' is -4; expected whole numbers of at least 0",
-    ),
-    "a fractional count": (
-        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,4.5,"),
-        "counts.csv, line 2: 'cat' is 4.5; expected whole numbers",
-    ),
-    "an empty count": (
-        lambda f: edit(f / "counts.csv", "00.png,4,0", "00.png,4,"),
-        "counts.csv, line 2: 'dog' is empty; expected whole numbers",
-    ),
-    "a row of zeros": (
-        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,0,"),
-        "counts.csv, line 2: '00.png' has no votes",
-    ),
-    "a row with a cell too few": (
-        lambda f: edit(f / "counts.csv", "00.png,4,", "00.png,"),
-        "counts.csv, line 2: 3 cells, expected 4",
-    ),
-    "a second row for an image": (
-        lambda f: edit(f / "counts.csv", "01.png", "00.png"),
-        "counts.csv, line 3: a second row for '00.png', after line 2",
-    ),
-    "no name": (lambda f: edit(f / "counts.csv", "01.png", ""), "counts.csv, line 3: no image is named"),
-    "a name that leaves the folder": (
-        lambda f: edit(f / "counts.csv", "01.png", "../x.png"),
-        "counts.csv, line 3: '../x.png' leaves the folder of the images",
-    ),
-    "a name from the root": (
-        lambda f: edit(f / "counts.csv", "01.png", "/x.png"),
-        "counts.csv, line 3: '/x.png' leaves the folder",
-    ),
-    "no column of images": (
-        lambda f: edit(f / "counts.csv", "image", "file"),
-        "counts.csv, line 1: the columns are file, cat, dog, owl; expected 'image', and 'label'",
-    ),
-    "semicolons": (
-        lambda f: (f / "counts.csv").write_text((f / "counts.csv").read_text().replace(",", ";")),
-        "the columns are image;cat;dog;owl; expected 'image'",
-    ),
-    "two columns of one name": (
-        lambda f: edit(f / "counts.csv", "dog", "cat"),
-        "the columns are image, cat, cat, owl; expected a name for each, all different",
-    ),
-    "a single class": (
-        lambda f: write_csv(f / "counts.csv", [("image", "cat"), *((f"0{i}.png", 1) for i in range(8))]),
-        "counts.csv: 1 class(es), expected at least 2",
-    ),
-    "an empty table": (lambda f: (f / "counts.csv").write_text(""), "counts.csv, line 1: the columns are none"),
-    "a header only": (
-        lambda f: (f / "counts.csv").write_text("image,label\n"),
-        "counts.csv: 0 class(es), expected at least 2",
-    ),
-    "no table": (lambda f: (f / "counts.csv").unlink(), "counts.csv cannot be read as a CSV file in UTF-8: "),
-    "a table in another encoding": (
-        lambda f: (f / "counts.csv").write_bytes("image,Käse\n".encode("latin-1")),
-        "counts.csv cannot be read as a CSV file in UTF-8: ",
-    ),
-    "no folder": (lambda f: (f / "images").rename(f / "pictures"), "there is no folder of images"),
-}
+def image(name, content):
+    return lambda f: (f / "images" / name).write_bytes(content)
 
 
-@pytest.mark.parametrize(("spoil", "message"), FAULTS.values(), ids=FAULTS)
+def table(content):
+    return lambda f: (f / "counts.csv").write_bytes(content)
+
+
+def png(mode="L"):
+    file = io.BytesIO()
+    Image.new(mode, (20, 20)).save(file, "PNG")
+    return file.getvalue()
+
+
+FAULTS = [  # what is done, or what in counts.csv becomes what, and what is said of it
+    (image("new.png", png()), "images/new.png: the image has no votes in counts.csv"),
+    (lambda f: (f / "images" / "03.png").unlink(), "counts.csv, line 5: votes for '03.png', which is not in"),
+    (image("03.png", png("RGB")[:44]), "images/03.png: the image cannot be read: "),
+    (image("03.png", b"no image"), "images/03.png: the image cannot be read: cannot identify"),
+    (image("03.png", png("I;16")), "images/03.png: the image cannot be read: its pixels are of mode I;16, expected 8"),
+    (("00.png,4,", "00.png,-4,"), "counts.csv, line 2: 'cat' is -4; expected whole numbers of at least 0"),
+    (("00.png,4,", "00.png,4.5,"), "counts.csv, line 2: 'cat' is 4.5; expected whole numbers"),
+    (("00.png,4,0", "00.png,4,"), "counts.csv, line 2: 'dog' is empty; expected whole numbers"),
+    (("00.png,4,", "00.png,0,"), "counts.csv, line 2: '00.png' has no votes"),
+    (("00.png,4,", "00.png,"), "counts.csv, line 2: 'owl' is empty; expected whole numbers"),
+    (("00.png,4,", "00.png,4,7,"), "counts.csv cannot be read as a CSV file in UTF-8: .* Expected 4 fields in line 2"),
+    (("01.png", "00.png"), "counts.csv, line 3: a second row for '00.png', after line 2"),
+    (("01.png", ""), "counts.csv, line 3: no image is named"),
+    (("01.png", "../x.png"), "counts.csv, line 3: '../x.png' leaves the folder of the images"),
+    (("01.png", "/x.png"), "counts.csv, line 3: '/x.png' leaves the folder"),
+    (("image", "file"), "counts.csv, line 1: the columns are file, cat, dog, owl; expected 'image', and 'label'"),
+    (("image,cat,dog,owl", "image;cat;dog;owl"), "Expected 1 fields in line 2"),
+    (("dog", "cat"), "the columns are image, cat, cat, owl; expected a name for each, all different"),
+    (table(b"image;cat;dog\n00.png;1;2\n"), "the columns are image;cat;dog; expected 'image'"),
+    (table(b"image,cat\n00.png,1\n"), "counts.csv: 1 class.es., expected at least 2"),
+    (table(b""), "counts.csv cannot be read as a CSV file in UTF-8: "),
+    (table(b"image,label\n"), "counts.csv: 0 class.es., expected at least 2"),
+    (lambda f: (f / "counts.csv").unlink(), "counts.csv cannot be read as a CSV file in UTF-8: .*No such file"),
+    (table("image,Käse\n".encode("latin-1")), "counts.csv cannot be read as a CSV file in UTF-8: "),
+    (lambda f: (f / "images").rename(f / "pictures"), "there is no folder of images"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS, ids=[message for _, message in FAULTS])
 def test_a_fault_is_named_with_its_place_and_nothing_is_left_behind(files, spoil, message):
     make(files, "counts.csv", name="before")
-    spoil(files)
-    with pytest.raises(InputError) as raised:
+    spoil(files) if callable(spoil) else edit(files / "counts.csv", *spoil)
+    with pytest.raises(InputError, match=message):
         make(files, "counts.csv")
-    assert message in str(raised.value)
     assert [path.name for path in (paths.build_folder() / "sets").iterdir()] == ["before.npz"]
 
 
-def test_an_empty_label_is_named(files):
-    edit(files / "votes.csv", "00.png,cat", "00.png,")
-    with pytest.raises(InputError, match=r"votes\.csv, line 2: the label of '00\.png' is empty"):
+def test_a_line_is_counted_in_the_file_though_cells_are_quoted_over_many(files):
+    (files / "votes.csv").write_text('image,label,note\n00.png,cat,"first\nsecond"\n\n01.png,,\n')
+    with pytest.raises(InputError, match=r"votes\.csv, line 5: the label of '01\.png' is empty"):
         make(files)
 
 
@@ -305,6 +265,15 @@ def test_a_set_has_a_plain_name_that_is_not_taken(files, name):
 def test_a_side_that_no_run_could_take_is_refused(files):
     with pytest.raises(InputError, match="image_size is 8, expected an integer, at least 16"):
         make(files, size=8)
+
+
+def test_a_set_of_five_images_is_one(files):
+    for i in range(5):
+        (files / "images" / f"0{i}.png").unlink()
+    lines = (files / "counts.csv").read_text().splitlines()
+    (files / "counts.csv").write_text("\n".join([lines[0], *lines[6:]]))
+    make(files, "counts.csv")
+    assert len(sets.read("mine").ids) == 5
 
 
 def test_too_few_images_for_a_split_are_refused(files):
@@ -402,48 +371,37 @@ def objects(*values):
     return array
 
 
-BROKEN = {
-    "images of floats": ({"images": np.zeros((6, 16, 16))}, r"images is float64 \(6, 16, 16\), expected uint8"),
-    "images that are not square": ({"images": np.zeros((6, 16, 20), np.uint8)}, r"images is uint8 \(6, 16, 20\)"),
-    "four channels": ({"images": np.zeros((6, 16, 16, 4), np.uint8)}, r"images is uint8 \(6, 16, 16, 4\)"),
-    "one flat array": ({"images": np.zeros(6, np.uint8)}, r"images is uint8 \(6,\)"),
-    "small images": ({"images": np.zeros((6, 8, 8), np.uint8)}, "H at least 16"),
-    "counts of other images": ({"counts": np.ones((5, 2), int)}, r"counts is int64 \(5, 2\), expected \(6, 2\)"),
-    "counts of other classes": ({"counts": np.ones((6, 3), int)}, r"counts is int64 \(6, 3\), expected \(6, 2\)"),
-    "an image without votes": (
-        {"counts": np.array([[1, 0]] * 5 + [[0, 0]])},
-        r"counts: .*without any vote: 5 \[0, 0\]",
-    ),
-    "negative counts": ({"counts": np.array([[1, -1]] * 6)}, r"counts: .*negative: 0 \[1, -1\]"),
-    "counts of text": ({"counts": np.full((6, 2), "1")}, "counts: votes are of type"),
-    "names of numbers": ({"class_names": np.arange(2)}, r"class_names is int64 \(2,\), expected text"),
-    "one name twice": ({"class_names": np.array(["a", "a"])}, "class_names .* all different"),
-    "one class": ({"class_names": np.array(["a"]), "counts": np.ones((6, 1), int)}, "K at least 2"),
-    "ids of other images": ({"ids": np.array(["x", "y"])}, r"ids is <U1 \(2,\), expected text \(6,\)"),
-    "a label of no class": (
-        {"labels": np.full(6, 2)},
-        r"labels is int64 \(6,\) of 2 to 2, expected .* \(6,\) of 0 to 1",
-    ),
-    "labels of other images": ({"labels": np.zeros(5, int)}, r"labels is int64 \(5,\)"),
-    "labels of text": ({"labels": np.full(6, "a")}, r"labels is <U1 \(6,\), expected whole numbers"),
-    "a fold of shares": ({"fold": np.full(6, 0.5)}, r"fold is float64 \(6,\), expected whole numbers"),
-    "a fold below the first": ({"fold": np.arange(6)}, r"fold is int64 \(6,\) of 0 to 5, expected .* of 1 to 1000"),
-    "ratings in one column": ({"ratings": np.zeros(6, np.int8)}, r"ratings is int8 \(6,\) .* \(6, R\) of -1 to 1"),
-    "a rating of no class": ({"ratings": np.full((6, 4), 2)}, r"ratings is int64 \(6, 4\) of 2 to 2"),
-    "ratings that make other counts": (
-        {"ratings": np.array([[0, 0, 0, 1]] * 5 + [[0, 0, 1, 1]])},
-        r"ratings of image 5 make the counts \[2, 2\], expected \[3, 1\]",
-    ),
-    "ratings that are pickled": ({"ratings": objects(*[Evil()] * 6)}, "allow_pickle=False"),
-    "no images": ({"images": None}, "it has no array 'images'"),
-    "no counts": ({"counts": None}, "it has no array 'counts'"),
-    "no class names": ({"class_names": None}, "it has no array 'class_names'"),
-    "names that are pickled": ({"class_names": objects("a", Evil())}, "allow_pickle=False"),
-    "counts that are pickled": ({"counts": objects(*[Evil()] * 6)}, "allow_pickle=False"),
-}
+BROKEN = [
+    ({"images": np.zeros((6, 16, 16))}, r"images is float64 \(6, 16, 16\) .*expected uint8"),
+    ({"images": np.zeros((6, 16, 20), np.uint8)}, r"images is uint8 \(6, 16, 20\)"),
+    ({"images": np.zeros((6, 16, 16, 4), np.uint8)}, r"images is uint8 \(6, 16, 16, 4\)"),
+    ({"images": np.zeros(6, np.uint8)}, r"images is uint8 \(6,\)"),
+    ({"images": np.zeros((6, 8, 8), np.uint8)}, "H at least 16"),
+    ({"counts": np.ones((5, 2), int)}, r"counts is int64 \(5, 2\) .*expected \(6, 2\)"),
+    ({"counts": np.ones((6, 3), int)}, r"counts is int64 \(6, 3\) .*expected \(6, 2\)"),
+    ({"counts": np.array([[1, 0]] * 5 + [[0, 0]])}, r"counts: .*without any vote: 5 \[0, 0\]"),
+    ({"counts": np.array([[1, -1]] * 6)}, r"counts: .*negative: 0 \[1, -1\]"),
+    ({"counts": np.full((6, 2), "1")}, "counts: votes are of type"),
+    ({"class_names": np.arange(2)}, r"class_names is int64 \(2,\) .*expected text"),
+    ({"class_names": np.array(["a", "a"])}, "class_names .* all different"),
+    ({"class_names": np.array(["a"]), "counts": np.ones((6, 1), int)}, "K at least 2"),
+    ({"ids": np.array(["x", "y"])}, r"ids is <U1 \(2,\), expected text \(6,\)"),
+    ({"labels": np.full(6, 2)}, r"labels is int64 \(6,\) of 2 to 2, expected .* \(6,\) of 0 to 1"),
+    ({"labels": np.zeros(5, int)}, r"labels is int64 \(5,\)"),
+    ({"labels": np.full(6, "a")}, r"labels is <U1 \(6,\), expected whole numbers"),
+    ({"fold": np.full(6, 0.5)}, r"fold is float64 \(6,\) .*expected whole numbers"),
+    ({"fold": np.arange(6)}, r"fold is int64 \(6,\) of 0 to 5, expected .* of 1 to 1000"),
+    ({"ratings": np.zeros(6, np.int8)}, r"ratings is int8 \(6,\) .* \(6, R\) of -1 to 1"),
+    ({"ratings": np.full((6, 4), 2)}, r"ratings is int64 \(6, 4\) of 2 to 2"),
+    ({"ratings": np.array([[0, 0, 0, 1]] * 5 + [[0, 0, 1, 1]])}, r"of image 5 make the counts \[2, 2\], .* \[3, 1\]"),
+    ({"ratings": objects(*[Evil()] * 6)}, "allow_pickle=False"),
+    ({"class_names": objects("a", Evil())}, "allow_pickle=False"),
+    ({"counts": objects(*[Evil()] * 6)}, "allow_pickle=False"),
+    *(({part: None}, f"it has no array '{part}'") for part in ("images", "counts", "class_names")),
+]
 
 
-@pytest.mark.parametrize(("changes", "message"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("changes", "message"), BROKEN)
 def test_a_file_that_is_no_set_is_named_with_what_was_expected(changes, message):
     path = put(**changes)
     with pytest.raises(InputError, match=message) as raised:
@@ -628,11 +586,10 @@ def test_what_is_about_the_synthetic_set_refuses_others(bhl, arguments, message)
 def test_a_chapter_refuses_another_set_and_takes_its_own_names():
     put()
     with pytest.raises(InputError, match="expected synthetic in the book"):
-        notebook.from_notebook({"profile": "smoke", "dataset": "set"})
+        notebook.study_of({"profile": "smoke", "dataset": "set"})
     with pytest.raises(InputError, match="unknown parameter 'votes_csv'"):
-        notebook.from_notebook({"profile": "smoke", "votes_csv": None})
-    own = ("votes_csv",)
-    assert notebook.from_notebook({"profile": "smoke", "votes_csv": "x"}, own=own) == study.plan("smoke")
+        notebook.study_of({"profile": "smoke", "votes_csv": None})
+    assert notebook.study_of({"profile": "smoke", "votes_csv": "x"}, own=("votes_csv",)) == study.plan("smoke")
 
 
 def test_a_study_goes_over_to_a_file_with_its_other_parameters():
@@ -645,26 +602,41 @@ def test_a_study_goes_over_to_a_file_with_its_other_parameters():
 
 def test_a_seed_of_the_data_is_refused_with_files():
     with pytest.raises(InputError, match="'data_seed' is 3, expected 0"):
-        own.own_or_example("votes.csv", "images", study.plan("smoke", data_seed=3))
+        own.own_or_example("votes.csv", "images", image_size=20, seed=3)
 
 
 @pytest.mark.parametrize("given", [("votes.csv", None), (None, "images"), (1, 2)], ids=str)
 def test_one_path_alone_is_refused(given):
     with pytest.raises(InputError, match="expected two paths, or neither"):
-        own.own_or_example(*given, study.plan("smoke"))
+        own.own_or_example(*given, image_size=20)
 
 
 def test_the_example_has_the_asked_size_and_its_votes_follow_the_exact_distributions():
-    from beyond_hard_labels.data import shapes
-
-    made = study.plan("smoke", n_images=50, image_size=20, data_seed=2)
-    own.import_votes(*(parts := own.own_or_example(None, None, made)), 20)
+    asked = {"n_images": 50, "image_size": 20, "seed": 2}
+    own.import_votes(*(parts := own.own_or_example(None, None, **asked)), 20)
     data, exact = sets.read(parts[0]), shapes.synthetic(50, 20, 2)
     assert np.array_equal(data.images, exact.images)
-    assert set(data.votes.sum(axis=1)) == {own.EXAMPLE_VOTES}
     assert data.class_names == exact.class_names
-    assert (data.votes[exact.truth == 0] == 0).all()
     assert np.array_equal(data.votes, votes.count(votes.simulate(exact.truth, own.EXAMPLE_VOTES, 2), 6))
-    first = sets.fingerprint("example")
-    own.import_votes(*own.own_or_example(None, None, made), 20)
-    assert sets.fingerprint("example") == first
+    written = parts[1].stat().st_mtime_ns
+    assert own.own_or_example(None, None, **asked) == parts
+    assert parts[1].stat().st_mtime_ns == written
+    assert own.own_or_example(None, None, **(asked | {"seed": 3})) != parts
+
+
+def test_notebooks_that_run_at_once_share_a_set_only_if_it_is_the_same(files):
+    given = (str(files / "votes.csv"), str(files / "images"))
+    name = own.own_or_example(*given, image_size=20)[0]
+    assert re.fullmatch("own-[0-9a-f]{8}", name)
+    assert own.own_or_example(*given, image_size=20)[0] == name
+    others = {own.own_or_example(*given, image_size=32)[0]}
+    others.add(own.own_or_example(str(files / "counts.csv"), given[1], image_size=20)[0])
+    Image.new("RGB", (20, 20)).save(files / "images" / "03.png")
+    others.add(own.own_or_example(*given, image_size=20)[0])
+    assert len(others - {name}) == 3
+
+
+def test_files_that_are_missing_are_named_when_the_set_is_made(files):
+    name, table, folder = own.own_or_example("nowhere.csv", str(files / "images"), image_size=20)
+    with pytest.raises(InputError, match=r"nowhere\.csv cannot be read as a CSV file in UTF-8: .*No such file"):
+        own.import_votes(name, table, folder, 20)

@@ -3,16 +3,20 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from beyond_hard_labels.base import paths
+from beyond_hard_labels.base import files, paths, process, reads
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import report, status
-from beyond_hard_labels.runs import ensure, execute, fresh, store, study
+from beyond_hard_labels.data import sets
+from beyond_hard_labels.learn import metrics
+from beyond_hard_labels.runs import checkpoints, ensure, execute, fresh, inputs, publish, store, study
+from beyond_hard_labels.runs.spec import RunSpec
 from conftest import TINY, remade
 
 
@@ -27,7 +31,7 @@ def test_a_run_is_trained_once_and_then_found(spec):
     assert (trained, trained_again) == (True, False)
     assert again.metrics == first.metrics
     assert {p.name for p in first.folder.iterdir()} == {
-        *("spec.json", "manifest.json", "predictions.npz", "features.npz", "history.csv", "weights.safetensors")
+        *("spec.json", "manifest.json", "predictions.npz", "features.npz", "curves.npz", "weights.safetensors")
     }
 
 
@@ -98,9 +102,9 @@ def test_a_run_that_is_not_there_is_said_to_be_missing_and_not_broken(spec):
 def test_the_manifest_knows_every_file_as_it_was_stored(spec):
     run, _ = ensure.find_or_train(spec)
     assert store.find(spec).folder == run.folder
-    with (run.folder / "history.csv").open("a") as file:
-        file.write(" ")
-    with pytest.raises(store.Damaged, match=r"history\.csv not as it was stored"):
+    with (run.folder / "curves.npz").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(store.Damaged, match=r"curves\.npz not as it was stored"):
         store.load(run.folder)
 
 
@@ -158,10 +162,16 @@ def test_what_changed_is_said_by_name_and_version_and_what_has_not_is_not():
         "code": {"x.py": "1", "y.py": "2", "z.py": "1"},
         "versions": {"torch": "2.14.1"},
     }
-    assert fresh.changes(made, here) == ["data file changed", "y.py changed", "z.py is new", "torch 2.13.0 → 2.14.1"]
-    assert fresh.changes(here, made)[1:3] == ["y.py changed", "z.py is no longer part of it"]
-    assert fresh.changes(made, made | {"data": {"data file": None}}) == ["data file is not here"]
-    assert fresh.changes({"code": "ab12"}, {"code": {"x.py": "1"}}) == ["its record of code is of another form"]
+    found = fresh.changes(made, here)
+    assert [(change.kind, change.name) for change in found] == [
+        *(("data", "data file"), ("code", "y.py"), ("code", "z.py"), ("version", "torch"))
+    ]
+    assert fresh.told(found) == "data file changed; y.py changed; z.py is new; torch 2.13.0 → 2.14.1"
+    assert fresh.told(fresh.changes(here, made)[1:3]) == "y.py changed; z.py is no longer part of it"
+    (away,) = fresh.changes(made, made | {"data": {"data file": None}})
+    assert (away.kind, fresh.told([away])) == ("away", "data file is not here to be compared")
+    (unreadable,) = fresh.changes({"code": "ab12"}, {"code": {"x.py": "1"}})
+    assert (unreadable.kind, fresh.told([unreadable])) == ("record", "its record of code is of another form")
 
 
 def test_metrics_are_computed_from_the_stored_predictions(spec):
@@ -191,12 +201,226 @@ def test_a_spec_with_other_fields_is_named(spec):
 
 
 def test_the_modules_that_code_uses_are_found_through_imports():
-    assert fresh.modules_used("from beyond_hard_labels import embedding") == {"embedding"}
-    assert fresh.modules_used("from beyond_hard_labels import shapes\nimport numpy") == {
-        "shapes",
-        "images",
-        "randomness",
+    assert fresh.modules_used("from beyond_hard_labels.learn import tsne") == {"learn.tsne", "base.errors"}
+    assert fresh.modules_used("from beyond_hard_labels.data import shapes\nimport numpy") == {
+        *("data.shapes", "data.images", "base.rng", "base.errors")
     }
-    through_the_study = fresh.modules_used("from beyond_hard_labels.runs.study import ensure")
-    assert {"study", "runs", "training", "models", "augmentation", "votes", "metrics"} <= through_the_study
-    assert not {"plots", "report", "book", "cli"} & through_the_study
+    through_runs = fresh.modules_used("from beyond_hard_labels.runs.ensure import ensure")
+    assert {"runs.study", "runs.store", "learn.train", "learn.augment", "data.votes"} <= through_runs
+    assert not {name for name in through_runs if name.startswith(("book", "cli"))}
+
+
+def test_the_code_of_a_run_is_what_trains_it_and_no_measure_of_it():
+    modules = fresh.training_modules()
+    assert {"runs.execute", "runs.inputs", "learn.train", "learn.augment", "learn.models"} <= set(modules)
+    assert {"data.images", "data.votes", "data.shapes", "base.rng"} <= set(modules)
+    assert not {"learn.metrics", "learn.significance", "learn.tsne", "data.fetch", "data.dcic"} & set(modules)
+
+
+# What a run was made of is taken before it is trained
+
+
+def put_set(seed=0):
+    """Write a small set of images and votes into the data cache, in place of one that is there."""
+    rng = np.random.default_rng(seed)
+    path = sets.folders()[1] / "other.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images, counts = rng.integers(0, 256, (60, 16, 16), dtype=np.uint8), rng.integers(1, 9, (60, 3))
+    np.savez(path, images=images, counts=counts, class_names=np.array(["a", "b", "c"]))
+
+
+@pytest.fixture
+def of_set():
+    """A run on that set."""
+    put_set()
+    return study.plan("smoke", dataset="other", image_size=16, epochs=2, batch_size=16).spec("soft", 0)
+
+
+def after_an_epoch(monkeypatch, do):
+    def show(_, epoch):
+        if epoch == 1:
+            do()
+
+    monkeypatch.setattr(execute, "_show_progress", show)
+    monkeypatch.setattr(execute, "CHECKPOINT_SECONDS", 0)
+
+
+def edited(monkeypatch, module, code="\nEDITED = True\n"):
+    """Let a module read as if it had been edited."""
+    real = fresh._source
+    monkeypatch.setattr(fresh, "_source", lambda name: real(name) + (code if name == module else ""))
+
+
+def test_a_set_that_is_replaced_during_training_is_not_what_a_stored_run_was_made_of(of_set, monkeypatch):
+    after_an_epoch(monkeypatch, lambda: put_set(seed=1))
+    with pytest.raises(execute.Moved, match=f"{of_set.key} is not stored.* data file changed"):
+        execute.execute(of_set)
+    assert store.find(of_set) is None
+    assert list(checkpoints.folder_of(of_set).iterdir())
+    assert checkpoints.latest(of_set) == (None, 0.0)  # of the set that is no longer there
+
+
+def test_a_module_that_is_edited_during_training_is_not_what_a_stored_run_was_made_of(spec, monkeypatch):
+    with monkeypatch.context() as patch:
+        after_an_epoch(patch, lambda: edited(patch, "learn.augment"))
+        with pytest.raises(execute.Moved, match=r"is not stored.* learn\.augment changed"):
+            execute.execute(spec)
+    assert store.find(spec) is None
+    assert checkpoints.latest(spec)[0].epoch == 1  # the module is as it was, and so is what was trained
+
+
+def test_a_process_that_began_with_other_code_trains_nothing(spec, monkeypatch):
+    edited(monkeypatch, "learn.train")
+    with pytest.raises(execute.Moved, match=r"is not trained.* learn.train changed.*restarted kernel"):
+        execute.execute(spec)
+
+
+def test_a_set_that_is_replaced_while_it_is_read_is_not_trained_on(of_set, monkeypatch):
+    read = sets.read
+
+    def slowly(*arguments):
+        data = read(*arguments)
+        put_set(seed=1)
+        return data
+
+    inputs._prepare.cache_clear()
+    monkeypatch.setattr(sets, "read", slowly)
+    with pytest.raises(InputError, match="the file of other changed while it was read"):
+        execute.execute(of_set)
+
+
+def test_a_run_is_stored_with_what_was_there_before_it_was_trained(spec):
+    before = fresh.provenance(spec)
+    run = execute.execute(spec)
+    assert {part: run.manifest[part] for part in before} == before
+
+
+# What cannot be trained, or is next to nothing
+
+
+def test_a_training_that_diverges_leaves_neither_a_run_nor_checkpoints(spec, monkeypatch):
+    monkeypatch.setattr(execute, "CHECKPOINT_SECONDS", 0)
+    high = replace(spec, learning_rate=1e8, epochs=4)
+    with pytest.raises(InputError, match=rf"{high.key} is not stored: .* not finite .*epoch \d.*lower learning_rate"):
+        execute.execute(high)
+    assert store.find(high) is None
+    assert not checkpoints.folder_of(high).exists()
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_with_what_is_needed_and_free():
+    with pytest.raises(
+        InputError, match=r"n_images=1000000000 .* need [\d,.]+ GiB of memory, and [\d,.]+ GiB are free"
+    ):
+        inputs.images_of(study.plan("smoke", n_images=10**9).spec("soft", 0))
+
+
+def test_a_set_of_five_images_is_trained_on_and_its_empty_classes_are_named(capsys):
+    few = study.plan("smoke", **(TINY | {"n_images": 5})).spec("soft", 0)
+    ensure.ensure_specs([few], executor=ThreadPoolExecutor(1))
+    ensure.ensure_specs([few])
+    said = [line for line in capsys.readouterr().err.splitlines() if "has no" in line]
+    empty = store.find(few).manifest["empty_classes"]
+    assert len(empty["test"]) == 5
+    assert [sum(f"no {part} image" in line for line in said) for part in ("test", "training")] == [2, 2]
+    assert any(", ".join(empty["test"]) in line for line in said)
+
+
+# Metrics are computed when they are read
+
+
+def test_editing_a_metric_makes_no_run_stale_and_editing_the_augmentation_does(spec, monkeypatch):
+    execute.execute(spec)
+    with monkeypatch.context() as patch:
+        edited(patch, "learn.metrics")
+        assert store.find(spec) is not None
+    edited(monkeypatch, "learn.augment")
+    assert store.find(spec) is None
+
+
+def test_a_metric_is_a_function_and_a_line_and_a_published_run_that_has_it_not_says_nan(spec, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
+    local = execute.execute(spec)
+    published = publish.publish_run(local, None, {})
+    without_truth = replace(published, truth=None)
+    monkeypatch.setitem(metrics.METRICS, "worst", metrics.Metric(lambda t, p: float(np.abs(t - p).max()), "worst", -1))
+    assert local.metrics["worst"] == np.abs(local.truth - local.predicted).max()
+    assert np.isnan(without_truth.metrics["worst"])
+    assert without_truth.metrics["kl"] == published.metrics["kl"]
+
+
+def test_the_history_is_computed_from_stored_logits_and_published_as_it_is(spec, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
+    run = execute.execute(spec)
+    assert list(run.history) == ["epoch", "train_loss", "loss", "macro_accuracy", "kl"]
+    assert run.history["epoch"].tolist() == [1, 2]
+    last = metrics.softmax(run.stored("validation_logits"))
+    assert run.validation(2)["kl"] == pytest.approx(metrics.kl(run.stored("validation_truth"), last), rel=1e-3)
+    assert publish.publish_run(run, None, {}).history.equals(run.history)
+    changed = metrics.Metric(lambda t, p: 7.0, "seven", 0)
+    monkeypatch.setitem(metrics.METRICS, "kl", changed)
+    assert store.load(run.folder).history["kl"].tolist() == [7, 7]
+
+
+# What a notebook read, and what it may train
+
+
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+    """Return what was read so far, by kind and name."""
+    monkeypatch.setenv("BHL_READS", str(tmp_path / "reads"))
+    return lambda: reads.noted(tmp_path / "reads")
+
+
+def test_reading_a_run_is_recorded_and_so_is_looking_for_one_that_is_not_there(spec, noted):
+    assert store.find(spec) is None
+    assert noted() == {("run", spec.key): None}
+    run = execute.execute(spec)
+    (read,) = noted().items()
+    assert read == (("run", spec.key), reads.digest("run", spec.key))
+    remade(run.folder, seconds=7)
+    assert reads.digest("run", spec.key) == read[1]  # what it says is the same
+    np.savez(run.folder / "features.npz", test=run.features + 1)
+    assert reads.digest("run", spec.key) is None  # damaged
+    remade(run.folder)
+    assert reads.digest("run", spec.key) not in (None, read[1])
+
+
+def test_looking_for_a_set_is_recorded_with_its_checksum(noted):
+    with pytest.raises(InputError, match="expected one of synthetic"):
+        sets.locate("other")
+    assert noted() == {("set", "other"): None}
+    put_set()
+    assert sets.fingerprint("other") == noted()["set", "other"] == reads.digest("set", "other")
+
+
+@pytest.mark.parametrize("mode", ["never", "ask"])
+def test_where_training_is_forbidden_missing_runs_are_named_and_left_to_who_may_train(
+    spec, mode, tmp_path, monkeypatch
+):
+    other = replace(spec, labels="hard")
+    execute.execute(spec)
+    monkeypatch.setenv("BHL_TRAIN", mode)
+    monkeypatch.setenv("BHL_MISSING", str(tmp_path / "missing"))
+    assert len(ensure.ensure_specs([spec])) == 1
+    for ask in (lambda: ensure.ensure_specs([spec, other]), lambda: ensure.find_or_train(other)):
+        with pytest.raises(ensure.NotTrained, match=rf"1 run\(s\) are missing .* {other.key} \(synthetic, hard labels"):
+            ask()
+    lines = (tmp_path / "missing").read_text().splitlines() if mode == "ask" else []
+    assert [RunSpec(**json.loads(line)) for line in lines] == [other] * (2 if mode == "ask" else 0)
+
+
+def test_what_is_said_in_a_kernel_leaves_the_cells_output_alone(monkeypatch, capsys):
+    ours, others = os.pipe()
+    monkeypatch.setattr(process, "in_notebook", lambda: True)
+    monkeypatch.setattr(sys.stderr, "_original_stdstream_copy", others, raising=False)
+    process.tell("a word")
+    os.close(others)
+    assert os.read(ours, 100) == b"bhl: a word\n"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_not_finite_is_null_in_json():
+    assert json.loads(files.json_text({"a": [float("nan"), 1.5], "b": {"c": float("inf")}})) == {
+        "a": [None, 1.5],
+        "b": {"c": None},
+    }

@@ -96,7 +96,7 @@ def test_an_image_does_not_depend_on_batch_or_order():
 
 def test_another_process_draws_the_same_bytes():
     program = (
-        "import hashlib; from beyond_hard_labels import shapes; d = shapes.synthetic(200, 40, 5);"
+        "import hashlib; from beyond_hard_labels.data import shapes; d = shapes.synthetic(200, 40, 5);"
         "print(hashlib.sha256(d.images.tobytes() + d.truth.tobytes()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}

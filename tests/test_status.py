@@ -6,27 +6,23 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 
-import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+import torch
 
 from beyond_hard_labels.base import paths
 from beyond_hard_labels.book import build, status
+from beyond_hard_labels.cli import main
 from beyond_hard_labels.data import sets
-from beyond_hard_labels.runs import execute, fresh, maps, store, study
+from beyond_hard_labels.learn.train import Progress
+from beyond_hard_labels.runs import checkpoints, execute, fresh, maps, store, study
 from conftest import ROOT, TINY, remade, set_options
 
 SMALL = TINY | {"epochs": 1, "tsne_iterations": 50, "perplexity": 5.0}
 ON_FILE = {name: value for name, value in SMALL.items() if name not in ("n_images", "image_size")}
-SYNTHETIC, SET, SLICE, CHAPTERS = "synthetic", "set", "slice", ("01_shapes", "02_study", "03_map", "04_alone")
-CELLS = {
-    "01_shapes": "from beyond_hard_labels import shapes",
-    "02_study": "from beyond_hard_labels.runs.study import ensure, plan\nensure(plan())",
-    "03_map": "from beyond_hard_labels import embedding",
-    "04_alone": "1 + 1",
-}
+SYNTHETIC, SET, SLICE = "synthetic", "set", "slice"
 
 
 def write_set(path, seed=0):
@@ -60,39 +56,44 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def checkout(tmp_path, made, monkeypatch):
-    """A copy of the project's code with four small notebooks, and a build folder in which everything is fresh."""
-    root = tmp_path / "checkout"
+def package(tmp_path, made, monkeypatch):
+    """A copy of the package's code that fingerprints are taken of, and a build folder in which everything is fresh."""
+    root = tmp_path / "checkout" / "beyond_hard_labels"
     shutil.copytree(ROOT / "src" / "beyond_hard_labels", root, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "notebooks").mkdir()
-    (root / "_toc.yml").write_text("\n".join(f"- file: notebooks/{name}" for name in CELLS))
+    (root.parent / "_toc.yml").write_text("- file: notebooks/01_shapes\n- file: notebooks/02_study\n")
     shutil.copytree(made / "build", tmp_path / "build")
     shutil.copytree(made / "cache", tmp_path / "cache")
-    monkeypatch.setattr(paths, "project_folder", lambda: root)
-    monkeypatch.setattr(fresh, "_module_path", lambda module: root / f"{module}.py")
-    fresh.code_fingerprint.cache_clear()
-    (tmp_path / "build" / "executed").mkdir()
-    for name, cell in CELLS.items():
-        source = root / "notebooks" / f"{name}.ipynb"
-        nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell(cell)]), source)
-        copy = nbformat.read(source, as_version=4)
-        copy.metadata["beyond_hard_labels"] = {"inputs": build.inputs(source, small())}
-        nbformat.write(copy, tmp_path / "build" / "executed" / f"{name}.ipynb")
+    monkeypatch.setattr(paths, "project_folder", lambda: root.parent)
+    monkeypatch.setattr(fresh, "PACKAGE", root)
+    read_again()
     yield root
-    fresh.code_fingerprint.cache_clear()
+    monkeypatch.undo()
+    read_again()
+
+
+def read_again():
+    """Forget what fingerprints were taken of."""
+    for cached in (fresh.code_fingerprint, fresh.training_modules):
+        getattr(cached, "cache_clear", lambda: None)()
+
+
+def touch(package, module):
+    """Add a line of code to a module of the copy."""
+    with (package / f"{module.replace('.', '/')}.py").open("a") as file:
+        file.write("\nMORE = 1\n")
+    read_again()
 
 
 def small():
     return study.plan("smoke", **SMALL)
 
 
-def stale(made_with=None):
-    """What is stale, by names of this file, with the reasons."""
-    fresh.code_fingerprint.cache_clear()
+def stale():
+    """What is stale, by names of this file, with the reasons in words."""
+    read_again()
     names = {spec.key: name for name, spec in specs().items()}
-    kinds = ("run", "notebook", "map")
-    found = [item for item in status.items(made_with or small()) if item.kind in kinds and item.path.exists()]
-    return {"map" if i.kind == "map" else names.get(i.name, i.name): "; ".join(i.why) for i in found if i.why}
+    found = [item for item in status.items() if item.kind in ("run", "map") and item.why]
+    return {"map" if item.kind == "map" else names[item.name]: fresh.told(item.why) for item in found}
 
 
 def edit(path, before, after):
@@ -101,58 +102,60 @@ def edit(path, before, after):
     path.write_text(text.replace(before, after, 1), "utf-8")
 
 
-def test_untouched_everything_is_fresh(checkout):
+def test_untouched_everything_is_fresh(package):
     assert stale() == {}
-    fresh = {item.name for item in status.items(small()) if item.state == "fresh"}
-    assert fresh >= {spec.key for spec in specs().values()} | set(CHAPTERS)
+    kept = {item.name for item in status.items(small()) if item.state == "fresh"}
+    assert kept > {spec.key for spec in specs().values()}
 
 
 ALL_RUNS = {SYNTHETIC, SET, SLICE}
 
 
-@pytest.mark.parametrize(
-    ("module", "concerned", "chapters"),
-    [
-        pytest.param("augmentation", ALL_RUNS, {"02_study"}, id="the training path"),
-        pytest.param("images", ALL_RUNS, {"01_shapes", "02_study"}, id="what splits a set"),
-        pytest.param("shapes", {SYNTHETIC}, {"01_shapes", "02_study"}, id="what draws the generated set"),
-        pytest.param("dcic", {SLICE}, {"02_study"}, id="what reads folds"),
-        pytest.param("metrics", set(), {"02_study"}, id="metrics, which are computed when they are read"),
-        pytest.param("embedding", set(), {"02_study", "03_map"}, id="the map"),
-        pytest.param("status", set(), set(), id="what no result depends on"),
-    ],
-)
-def test_a_touched_module_makes_stale_what_it_determines_and_nothing_else(checkout, module, concerned, chapters):
-    with (checkout / f"{module}.py").open("a") as file:
-        file.write("\nMORE = 1\n")
+@pytest.mark.parametrize("module", ["learn.augment", "data.images", "data.shapes", "runs.inputs"])
+def test_a_touched_module_that_determines_results_makes_runs_and_their_maps_stale(package, module):
+    touch(package, module)
     found = stale()
-    maps = {"map"} if SYNTHETIC in concerned or module == "embedding" else set()
-    assert set(found) == concerned | maps | chapters
-    assert {found[name] for name in concerned} <= {f"{module}.py changed"}
-    assert all(f"{module}.py changed" in found[name] for name in chapters)
-    assert found.get("map") in (None, f"{module}.py changed" if module == "embedding" else "its run is stale")
+    assert found.pop("map") == "its run is stale"
+    assert found == dict.fromkeys(ALL_RUNS, f"{module} changed")
 
 
-@pytest.mark.parametrize("module", ["augmentation", "shapes", "metrics", "dcic"])
-def test_a_changed_comment_docstring_or_blank_line_makes_nothing_stale(checkout, module):
-    edit(checkout / f"{module}.py", '"""', '"""Said in other words. ')
-    edit(checkout / f"{module}.py", "\n\n\n", "\n\n\n\n# a comment\n\n")
+def test_a_touched_module_of_the_map_makes_the_map_stale_only(package):
+    touch(package, "learn.tsne")
+    assert stale() == {"map": "learn.tsne changed"}
+
+
+@pytest.mark.parametrize("module", ["book.status", "runs.grids", "cli"])
+def test_a_touched_module_that_no_result_depends_on_makes_nothing_stale(package, module):
+    touch(package, module)
     assert stale() == {}
 
 
-def test_another_value_of_a_profile_is_another_run_and_other_chapters(checkout):
-    found = stale(study.plan("smoke", **SMALL | {"momentum": 0.8}))
-    assert set(found) == set(CHAPTERS)
-    assert found["02_study"] == "parameters changed, runs changed"
-    assert found["04_alone"] == "parameters changed"
+@pytest.mark.parametrize("module", ["learn/augment", "data/shapes"])
+def test_a_changed_comment_docstring_or_blank_line_makes_nothing_stale(package, module):
+    edit(package / f"{module}.py", '"""', '"""Said in other words. ')
+    edit(package / f"{module}.py", "\n\n\n", "\n\n\n\n# a comment\n\n")
+    assert stale() == {}
 
 
-def test_another_data_file_concerns_the_runs_on_that_set(checkout):
+def test_notebooks_are_listed_with_what_the_build_says_of_them(package, monkeypatch):
+    why = [fresh.Change("code", "code cells", "1", "2")]
+    monkeypatch.setattr(build, "why_stale", lambda source, *_: why if source.stem == "02_study" else [])
+    found = [(item.name, item.why) for item in status.items(small()) if item.kind == "notebook"]
+    assert found == [("01_shapes", []), ("02_study", why)]
+
+
+def test_another_value_of_a_profile_is_another_run(package):
+    asked = study.plan("smoke", **SMALL | {"momentum": 0.8})
+    missing = {item.name for item in status.items(asked) if item.kind == "run" and item.state == "missing"}
+    assert missing == {spec.key for spec in asked.specs()}
+
+
+def test_another_data_file_concerns_the_runs_on_that_set(package):
     write_set(sets.folders()[1] / "set.npz", seed=1)
     assert stale() == {SET: "data file changed", SLICE: "data file changed"}
 
 
-def test_another_library_is_named_with_both_versions(checkout):
+def test_another_library_is_named_with_both_versions(package):
     folder = paths.build_folder() / "runs" / specs()[SET].key
     made = json.loads((folder / "manifest.json").read_text())["versions"]
     now = made["torch"]
@@ -160,14 +163,7 @@ def test_another_library_is_named_with_both_versions(checkout):
     assert stale() == {SET: f"torch 2.0.1 → {now}"}
 
 
-def test_a_changed_code_cell_concerns_its_chapter_and_prose_none(checkout):
-    edit(checkout / "notebooks" / "01_shapes.ipynb", "# Title", "# Another title")
-    assert stale() == {}
-    edit(checkout / "notebooks" / "04_alone.ipynb", "1 + 1", "1 + 2")
-    assert stale() == {"04_alone": "code cells changed"}
-
-
-def test_a_run_of_another_version_of_the_package_is_stale_and_names_the_fields(checkout):
+def test_a_run_of_another_version_of_the_package_is_stale_and_names_the_fields(package):
     path = paths.build_folder() / "runs" / specs()[SET].key / "spec.json"
     spec = json.loads(path.read_text())
     del spec["momentum"]
@@ -177,100 +173,54 @@ def test_a_run_of_another_version_of_the_package_is_stale_and_names_the_fields(c
 
 @pytest.mark.parametrize("name", ["spec.json", "manifest.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"data": 3}'])
-def test_whatever_a_run_holds_it_is_told_and_never_a_crash(checkout, name, content):
+def test_whatever_a_run_holds_it_is_told_and_never_a_crash(package, name, content):
     (paths.build_folder() / "runs" / specs()[SLICE].key / name).write_bytes(content)
     assert set(stale()) == {SLICE}
 
 
-def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(checkout):
-    from beyond_hard_labels.learn.train import Progress
-    from beyond_hard_labels.runs import checkpoints
+def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(package):
+    spec = specs()[SET]
+    checkpoints.save(spec, Progress(1, 0, [], {}), 2.0)
 
-    for name in (SET, SLICE):
-        checkpoints.save(specs()[name], Progress(1, 0, [], {}), 2.0)
-    found = {item.name: item for item in status.items() if item.kind == "checkpoint"}
-    assert [item.why for item in found.values()] == [[], []]
-    with (checkout / "dcic.py").open("a") as file:
-        file.write("\nMORE = 1\n")
-    fresh.code_fingerprint.cache_clear()
-    found = {item.name: item.why for item in status.items() if item.kind == "checkpoint"}
-    assert found == {specs()[SET].key: [], specs()[SLICE].key: ["dcic.py changed"]}
-    newest = next((paths.build_folder() / "checkpoints" / specs()[SET].key).glob("*.json"))
+    def told():
+        return [fresh.told(item.why) for item in status.items() if item.kind == "checkpoint"]
+
+    assert told() == [""]
+    touch(package, "learn.augment")
+    assert told() == ["learn.augment changed"]
+    newest = next((paths.build_folder() / "checkpoints" / spec.key).glob("*.json"))
     newest.write_text("{")
-    found = {item.name: item.why for item in status.items() if item.kind == "checkpoint"}
-    assert found[specs()[SET].key][0].startswith(f"{newest.name} is not as it was written")
+    (said,) = told()
+    assert said.startswith(f"{newest.name} is not as it was written")
 
 
-def test_a_missing_file_of_a_run_is_named(checkout):
+def test_a_missing_file_of_a_run_is_named(package):
     (paths.build_folder() / "runs" / specs()[SET].key / "weights.safetensors").unlink()
     assert stale() == {SET: "it is not whole, weights.safetensors not found"}
 
 
-def test_a_map_whose_run_is_gone_or_that_is_damaged_is_stale(checkout):
+def test_a_map_whose_run_is_gone_or_that_is_damaged_is_stale(package):
     path = next((paths.build_folder() / "maps").iterdir())
     whole = path.read_bytes()
     path.write_bytes(whole[:200])
     assert stale() == {"map": "it is damaged"}
     path.write_bytes(whole)
     shutil.rmtree(paths.build_folder() / "runs" / specs()[SYNTHETIC].key)
-    assert stale() == {"map": "its run is gone", "02_study": "runs changed"}
+    assert stale() == {"map": "its run is gone"}
 
 
-def test_a_map_is_made_again_when_it_is_stale(checkout):
+def test_a_map_is_made_again_when_it_is_stale(package):
     run, path = store.find(specs()[SYNTHETIC]), next((paths.build_folder() / "maps").iterdir())
     before, when = maps.map_of(small(), run), path.stat().st_mtime_ns
     assert path.stat().st_mtime_ns == when
-    with (checkout / "embedding.py").open("a") as file:
-        file.write("\nMORE = 1\n")
-    fresh.code_fingerprint.cache_clear()
+    touch(package, "learn.tsne")
     again = maps.map_of(small(), run)
     assert path.stat().st_mtime_ns > when
     assert np.array_equal(again, before)
-    assert stale().keys() == {"02_study", "03_map"}
+    assert stale() == {}
 
 
-def files():
-    return {str(p.relative_to(paths.build_folder())) for p in paths.build_folder().rglob("*") if p.is_file()}
-
-
-def test_clean_frees_what_is_stale_after_saying_how_much_and_leaves_the_rest(checkout, capsys):
-    from beyond_hard_labels.cli import main
-
-    with (checkout / "dcic.py").open("a") as file:
-        file.write("\nMORE = 1\n")
-    old, young = (paths.build_folder() / "runs" / f".{name}" for name in ("old", "young"))
-    for folder in (old, young):
-        folder.mkdir()
-        (folder / "predictions.npz").write_bytes(b"half")
-    os.utime(old, (time.time() - 86400,) * 2)
-    fresh.code_fingerprint.cache_clear()
-    key, before = specs()[SLICE].key, files()
-    assert main(["clean", "--stale", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert files() == before
-    freed = status.size_of(status.removable(status.items()))
-    assert said.splitlines()[0].startswith(f"run {key}, ")
-    assert said.splitlines()[0].endswith(": dcic.py changed")
-    assert said.splitlines()[-1] == f"2 stale, {freed}"
-    assert main(["clean", "--stale"]) == 0
-    assert capsys.readouterr().out == said
-    assert files() == {name for name in before if not name.startswith((f"runs/{key}/", "runs/.old/"))}
-    assert status.removable(status.items()) == []
-
-
-def test_a_run_whose_data_are_away_and_its_map_are_stale_but_not_removed(checkout):
-    key = specs()[SET].key
-    twelve = study.plan("smoke", dataset="set", **ON_FILE | {"perplexity": 3.0})  # test images
-    maps.map_of(twelve, store.find(specs()[SET]))
-    (sets.folders()[1] / "set.npz").unlink()
-    here = {item.name: item for item in status.items()}
-    of_set = [item for item in here.values() if item.what.startswith("set, ") or item.what == f"map of {key}"]
-    found = [(item.state, item.why) for item in of_set]
-    assert found == [("stale", ["data file is not here"])] * 3
-    assert status.removable(list(here.values())) == []
-
-
-def test_a_damaged_map_is_named_and_made_again(checkout, capsys):
+def test_a_damaged_map_is_named_and_made_again(package, capsys):
     run, path = store.find(specs()[SYNTHETIC]), next((paths.build_folder() / "maps").iterdir())
     before = maps.map_of(small(), run)
     path.write_bytes(path.read_bytes()[:-30])
@@ -279,7 +229,94 @@ def test_a_damaged_map_is_named_and_made_again(checkout, capsys):
     assert stale() == {}
 
 
-def test_json_and_text_say_the_same(checkout):
+def files():
+    return {str(p.relative_to(paths.build_folder())) for p in paths.build_folder().rglob("*") if p.is_file()}
+
+
+def make_stale(name):
+    remade(paths.build_folder() / "runs" / specs()[name].key, code={"learn.augment": "another"})
+
+
+def test_clean_frees_what_is_stale_after_saying_how_much_and_leaves_the_rest(package, capsys):
+    make_stale(SLICE)
+    old, young = (paths.build_folder() / "runs" / f".{name}" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "predictions.npz").write_bytes(b"half")
+    os.utime(old, (time.time() - 86400,) * 2)
+    key, before = specs()[SLICE].key, files()
+    assert main(["clean", "--stale", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert files() == before
+    freed = status.size_of(status.removable(status.items())[0])
+    assert said.splitlines()[0].startswith(f"run {key}, ")
+    assert "learn.augment changed" in said.splitlines()[0]
+    assert said.splitlines()[-1] == f"2 stale, {freed}"
+    assert main(["clean", "--stale"]) == 0
+    assert capsys.readouterr().out == said
+    assert files() == {name for name in before if not name.startswith((f"runs/{key}/", "runs/.old/"))}
+    assert status.removable(status.items()) == ([], [])
+
+
+def test_a_run_whose_data_are_away_and_its_map_are_stale_and_kept(package):
+    key = specs()[SET].key
+    twelve = study.plan("smoke", dataset="set", **ON_FILE | {"perplexity": 3.0})  # test images
+    maps.map_of(twelve, store.find(specs()[SET]))
+    (sets.folders()[1] / "set.npz").unlink()
+    here = {item.name: item for item in status.items()}
+    of_set = [item for item in here.values() if item.what.startswith("set, ") or item.what == f"map of {key}"]
+    assert [(item.state, [change.kind for change in item.why]) for item in of_set] == [("stale", ["away"])] * 3
+    free, kept = status.removable(list(here.values()))
+    assert (free, {item.lacking for item in kept}) == ([], {"the set set"})
+    assert len(kept) == 3
+
+
+@pytest.fixture
+def from_a_gpu(package):
+    """The run of the generated set, with its map and a checkpoint, as if all came from a machine with a GPU; stale."""
+    if torch.cuda.is_available():
+        pytest.skip("here it could be trained again")
+    old, spec = specs()[SYNTHETIC], replace(specs()[SYNTHETIC], device="cuda")
+    folder = paths.build_folder() / "runs" / spec.key
+    (paths.build_folder() / "runs" / old.key).rename(folder)
+    (folder / "spec.json").write_text(json.dumps(asdict(spec)))
+    remade(folder, code={"learn.augment": "another"})
+    (path,) = (paths.build_folder() / "maps").iterdir()
+    path.rename(path.with_name(path.name.replace(old.key, spec.key)))
+    return spec.key
+
+
+def test_what_only_another_machine_can_make_is_kept_with_the_reason_and_removed_by_name(from_a_gpu, capsys):
+    before = files()
+    make_stale(SLICE)
+    assert main(["clean", "--stale"]) == 0
+    said = capsys.readouterr().out
+    assert {name for name in before if from_a_gpu in name} <= files()
+    assert not any(specs()[SLICE].key in name for name in files())
+    assert said.count("this machine lacks\n  a GPU to make it again") == 2  # the run, and its map
+    assert f"bhl clean --run {from_a_gpu}" in said
+    assert main(["clean", "--run", from_a_gpu]) == 0
+    assert not any(from_a_gpu in name for name in files())
+    assert any(specs()[SET].key in name for name in files())
+
+
+def test_a_run_whose_spec_cannot_be_read_is_kept_since_nobody_knows_whether_it_can_be_made_again(package):
+    (paths.build_folder() / "runs" / specs()[SLICE].key / "spec.json").write_bytes(b"{")
+    free, kept = status.removable(status.items())
+    assert (free, [item.name for item in kept]) == ([], [specs()[SLICE].key])
+
+
+def test_a_fresh_run_is_removed_by_name_only_and_an_unknown_one_is_named(package, capsys):
+    key = specs()[SET].key
+    assert main(["clean", "--run", key, "--dry-run"]) == 0
+    assert main(["clean", "--run", "0123456789ab"]) == 2
+    assert "there is no run '0123456789ab'" in capsys.readouterr().err
+    assert any(key in name for name in files())
+    assert main(["clean", "--run", key]) == 0
+    assert not any(key in name for name in files())
+
+
+def test_json_and_text_say_the_same(package):
     found = status.items(study.plan("smoke", **SMALL | {"splits": 2}))
     content = json.loads(json.dumps(status.as_json(found)))
     states = [item["state"] for item in content["items"]]
@@ -313,10 +350,10 @@ def test_the_command_says_it_of_a_copied_checkout_with_the_real_notebooks(tmp_pa
     bhl("study", "--workers", "1")
     assert told() == {("run", "fresh", "")}
     package = root / "src" / "beyond_hard_labels"
-    edit(package / "augmentation.py", '"""', '"""Said in other words. ')
+    edit(package / "learn" / "augment.py", '"""', '"""Said in other words. ')
     assert told() == {("run", "fresh", "")}
-    edit(package / "augmentation.py", "import", "MORE = 1\nimport")
-    assert told() == {("run", "stale", "augmentation.py changed")}
-    edit(package / "augmentation.py", "MORE = 1\nimport", "import")
-    edit(package / "profiles" / "smoke.yml", "batch_size: 32", "batch_size: 20")
+    edit(package / "learn" / "augment.py", "import", "MORE = 1\nimport")
+    assert told() == {("run", "stale", "learn.augment changed")}
+    edit(package / "learn" / "augment.py", "MORE = 1\nimport", "import")
+    edit(package / "runs" / "profiles" / "smoke.yml", "batch_size: 32", "batch_size: 20")
     assert told() == {("run", "fresh", ""), ("run", "missing", "it was not trained yet")}

@@ -8,8 +8,7 @@ import yaml
 
 from beyond_hard_labels.base import paths
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.book import notebook
-from beyond_hard_labels.learn.train import TimeUp
+from beyond_hard_labels.base.process import TimeUp
 from beyond_hard_labels.runs import ensure, execute, inputs, store, study
 from conftest import TINY
 
@@ -21,7 +20,7 @@ def test_a_study_holds_both_kinds_of_label_on_every_split():
 
 @pytest.mark.parametrize("profile", study.PROFILES)
 def test_every_profile_gives_every_parameter_once(profile):
-    text = resources.files("beyond_hard_labels").joinpath(f"profiles/{profile}.yml").read_text()
+    text = resources.files("beyond_hard_labels").joinpath(f"runs/profiles/{profile}.yml").read_text()
     assert set(yaml.safe_load(text)) == set(study.valid_parameters()) - {"profile", "protocol"}
 
 
@@ -97,8 +96,13 @@ def test_a_time_limit_keeps_finished_runs_and_the_next_call_goes_on():
         pytest.param({"epochs": 2.5}, "'epochs' is 2.5, expected an integer", id="fraction for an integer"),
         pytest.param({"epochs": True}, "'epochs' is True, expected an integer", id="truth value for an integer"),
         pytest.param({"epochs": 0}, "'epochs' is 0, expected an integer, at least 1", id="too small"),
-        pytest.param({"learning_rate": -0.1}, "'learning_rate' is -0.1, expected a number, above 0", id="negative"),
-        pytest.param({"learning_rate": float("nan")}, "'learning_rate' is nan", id="NaN"),
+        pytest.param(
+            {"learning_rate": -0.1}, "'learning_rate' is -0.1, expected a finite number, above 0", id="negative"
+        ),
+        pytest.param({"learning_rate": float("nan")}, "'learning_rate' is nan, expected a finite number", id="NaN"),
+        pytest.param(
+            {"learning_rate": float("inf")}, "'learning_rate' is inf, expected a finite number", id="infinite"
+        ),
         pytest.param({"schedule": "cosin"}, "expected one of cosine, warm_restarts, constant", id="unknown choice"),
         pytest.param({"class_weights": 1}, "expected true or false", id="number for a truth value"),
         pytest.param({"splits": 0, "ties": "last"}, "'splits' is 0.*; parameter 'ties' is 'last'", id="two at once"),
@@ -113,25 +117,6 @@ def test_bad_parameters_are_named_with_what_was_expected(overrides, message):
 def test_an_unknown_profile_lists_the_three():
     with pytest.raises(InputError, match="'fast', expected one of smoke, quick, paper"):
         study.plan("fast")
-
-
-def test_a_notebooks_namespace_is_read_without_what_ipython_put_there():
-    namespace = {
-        "__name__": "__main__",
-        "_ih": [""],
-        "In": [""],
-        "Out": {},
-        "np": np,
-        "profile": "smoke",
-        "epochs": None,
-    }
-    assert notebook.from_notebook(namespace) == study.plan("smoke")
-
-
-@pytest.mark.parametrize("stray", [{"epocs": 3}, {"epocs": None}, {"epochs": "3"}])
-def test_a_notebook_refuses_stray_and_mistyped_names(stray):
-    with pytest.raises(InputError, match="epoc"):
-        notebook.from_notebook({"profile": "smoke", "epochs": None, **stray})
 
 
 def test_labels_of_few_votes_are_the_same_votes_for_both_kinds_and_scored_against_the_full_truth():

@@ -48,28 +48,32 @@ def test_training_twice_gives_the_same_bits_and_leaves_the_global_generator_alon
     first, second = run(dropout=0.5), run(dropout=0.5)
     assert equal(first, second)
     assert np.array_equal(first.test_features, second.test_features)
-    assert first.history == second.history
+    assert all(np.array_equal(first.curves[name], second.curves[name]) for name in first.curves)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_the_loss_falls_on_64_images_within_twenty_steps():
-    history = run(epochs=20, batch_size=64, learning_rate=0.05).history
-    assert history["train_loss"][-1] < 0.7 * history["train_loss"][0]
+    losses = run(epochs=20, batch_size=64, learning_rate=0.05).curves["train_loss"]
+    assert losses[-1] < 0.7 * losses[0]
 
 
-def test_what_comes_back_has_the_shapes_of_the_split_and_the_history_of_the_epochs():
+def test_what_comes_back_has_the_shapes_of_the_split_and_curves_of_the_epochs():
     trained = run()
     assert trained.validation_logits.shape == trained.test_logits.shape == (N // 5, 6)
     assert trained.test_features.shape == (N // 5, 96)
-    assert {len(values) for values in trained.history.values()} == {2}
+    assert {name: column.shape for name, column in trained.curves.items()} == {
+        "validation_logits": (2, N // 5, 6),
+        "train_loss": (2,),
+        "own_loss": (2,),
+    }
 
 
-def test_the_history_ends_with_the_metrics_of_the_validation_images():
+def test_the_curves_end_with_what_is_predicted_and_its_cross_entropy_with_the_targets():
     trained = run()
-    held_out = truth()[random_split(N, 0).validation]
     predicted = metrics.softmax(trained.validation_logits)
-    assert trained.history["kl"][-1] == metrics.kl(held_out, predicted)
-    assert trained.history["macro_accuracy"][-1] == metrics.macro_accuracy(held_out, predicted)
+    assert np.array_equal(trained.curves["validation_logits"][-1], trained.validation_logits.astype(np.float16))
+    own = -(truth()[random_split(N, 0).validation] * np.log(predicted)).sum(axis=1).mean()
+    assert trained.curves["own_loss"][-1] == pytest.approx(own, rel=1e-12)
 
 
 def test_no_step_sees_the_truth_or_the_targets_of_held_out_images():
@@ -143,6 +147,27 @@ def test_a_passed_deadline_stops_before_the_next_epoch():
     data = images_of(spec)
     with pytest.raises(train.TimeUp, match="0 of 2 epochs"):
         train.train(data, votes.targets(data.truth, "soft"), random_split(N, 0), spec, seed=0, deadline=time.time() - 1)
+
+
+def test_a_training_that_diverges_ends_with_epoch_step_learning_rate_and_remedy():
+    with pytest.raises(
+        train.Diverged, match=r"epoch 1 from step \d of 4 on, at a learning rate of .*lower learning_rate"
+    ):
+        run(learning_rate=1e30, schedule="constant")
+
+
+def test_a_training_that_has_diverged_is_no_progress_to_keep():
+    def stop():
+        stop.left -= 1
+        if stop.left < 0:
+            raise KeyboardInterrupt
+
+    stop.left = 3
+    spec = plan("smoke", **TINY, learning_rate=1e30).spec("soft", 0)
+    data = images_of(spec)
+    given = (data, votes.targets(data.truth, "soft"), random_split(N, 0), spec)
+    with pytest.raises(train.Diverged):
+        train.train(*given, seed=0, on_step=stop, on_checkpoint=lambda progress, _: progress())
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_not_a_cpu(monkeypatch):

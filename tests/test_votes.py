@@ -54,12 +54,6 @@ def test_tied_soft_labels_are_kept_under_every_policy():
     assert votes.targets(TIED, "soft", ties="drop").keep.all()
 
 
-def test_the_soft_label_approaches_the_truth_at_the_multinomial_rate(truth):
-    table = votes.convergence(truth, [1, 4, 16, 64], seed=0)
-    assert table["distance"].to_numpy() == pytest.approx(table["expected"].to_numpy(), rel=0.05)
-    assert table["wrong"].is_monotonic_decreasing
-
-
 def test_annotators_never_vote_for_a_class_that_they_cannot_see(truth):
     counts = votes.count(votes.simulate(truth, 50, seed=0), 6)
     assert (counts[truth == 0] == 0).all()

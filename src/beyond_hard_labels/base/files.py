@@ -127,12 +127,12 @@ def lock(path: Path, what: str, deadline: float = math.inf) -> Iterator[None]:
         try:
             held.acquire(timeout=0)
         except Timeout:
-            tell(f"waiting for {path.read_text() or 'another process'}, which {what}")
+            tell(f"waiting for {path.read_text('utf-8') or 'another process'}, which {what}")
             try:
                 held.acquire(timeout=-1 if deadline == math.inf else max(0, deadline - time.time()))
             except Timeout as error:
                 raise TimeUp(f"time limit: another process {what}; the same command goes on") from error
-        path.write_text(f"process {os.getpid()} on {platform.node()}")
+        path.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
     try:
         yield
     finally:
@@ -154,8 +154,16 @@ def checksum(path: Path) -> str:
 
 
 def json_text(content) -> str:
-    """Return the one way in which content is written as JSON."""
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+    """Return the one way in which content is written as JSON; what is not finite, which JSON has not, is null."""
+    return json.dumps(_finite(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _finite(content):
+    if isinstance(content, dict):
+        return {name: _finite(part) for name, part in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(part) for part in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: Path, content, sealed: bool = False) -> None:

@@ -6,15 +6,19 @@ them: a profile, a notebook's parameters cell, or the command line.
 
 import dataclasses
 import difflib
+import math
 from typing import Any
 
 from beyond_hard_labels.base.errors import InputError
 
 
-def option(doc: str, *, choices=None, at_least=None, above=None, at_most=None):
-    """Describe one field of a dataclass of parameters: its meaning, unit and range."""
+def option(doc: str, *, choices=None, at_least=None, above=None, at_most=None, default=dataclasses.MISSING):
+    """Describe one field of a dataclass of parameters: its meaning, unit and range.
+
+    A field that runs have had from the start has no default; one that came later has, see `runs.RunSpec`.
+    """
     limits = {"choices": choices, "at_least": at_least, "above": above, "at_most": at_most}
-    return dataclasses.field(metadata={"doc": doc, **limits})
+    return dataclasses.field(default=default, metadata={"doc": doc, **limits})
 
 
 def options(*classes) -> dict[str, dataclasses.Field]:
@@ -27,7 +31,7 @@ def describe(field: dataclasses.Field) -> str:
     limits = field.metadata
     if limits["choices"]:
         return "one of " + ", ".join(limits["choices"])
-    kind = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[field.type]
+    kind = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string"}[field.type]
     bounds = [
         f"{word.replace('_', ' ')} {limits[word]}"
         for word in ("at_least", "above", "at_most")
@@ -66,7 +70,8 @@ def check(fields: dict[str, dataclasses.Field], values: dict[str, Any]) -> dict[
 def _in_range(field, value) -> bool:
     limits = field.metadata
     return (
-        (limits["choices"] is None or value in limits["choices"])
+        not (isinstance(value, float) and not math.isfinite(value))
+        and (limits["choices"] is None or value in limits["choices"])
         and (limits["at_least"] is None or value >= limits["at_least"])
         and (limits["above"] is None or value > limits["above"])
         and (limits["at_most"] is None or value <= limits["at_most"])

@@ -117,9 +117,8 @@ def in_notebook() -> bool:
 
 
 def tell(line: str) -> None:
-    """Say a line on stderr; in a notebook, whose page must not show it, only for a moment."""
-    print(f"bhl: {line}", file=sys.stdout if in_notebook() else sys.stderr, flush=True)
-    if in_notebook():
-        from IPython.display import clear_output
-
-        clear_output()
+    """Say a line on stderr; of a kernel, whose notebook must not keep it, on that of the process that started it."""
+    if not in_notebook():
+        print(f"bhl: {line}", file=sys.stderr, flush=True)
+    elif original := getattr(sys.stderr, "_original_stdstream_copy", None):  # what ipykernel has put its own before
+        os.write(original, f"bhl: {line}\n".encode())

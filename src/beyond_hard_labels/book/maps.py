@@ -1,7 +1,7 @@
 """Interactive pages without a kernel: arrays in, one piece of HTML out that needs no other file.
 
 The maps are drawn by Bokeh, whose script is put into the page; the explorer is an inline SVG. What they do
-stands in ``interactive.js``, how they look in ``interactive.css``; numbers go into the page as binary
+stands in ``maps.js``, how they look in ``maps.css``; numbers go into the page as binary
 arrays in base64, images as one sheet.
 """
 
@@ -14,10 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from beyond_hard_labels.book import plots, report
+from beyond_hard_labels.book import plots
 from beyond_hard_labels.data.images import LabelledImages
 from beyond_hard_labels.learn import metrics
 
+CURVES = {  # what a run's history holds of its validation images
+    "kl": "KL to soft truth ↓",
+    "macro_accuracy": "macro accuracy ↑",
+    "loss": "loss against own targets ↓",
+}
 _SHEET_COLUMNS = 32
 _SHEET_SIDES = (64, 48, 32, 24, 16)  # pixels of an image in the sheet; the first that fits
 _SHEET_BYTES = 900_000  # with Bokeh's script and the numbers a page stays below 3 MB
@@ -194,7 +199,7 @@ def explorer(runs: list, command: str) -> str:
         Options that make the study again; see `study.Study.command`.
     """
     content = {
-        "metrics": report.CURVES,
+        "metrics": CURVES,
         "runs": [
             {
                 "labels": run.spec.labels,
@@ -203,7 +208,7 @@ def explorer(runs: list, command: str) -> str:
                 f"--split {run.spec.split} --epoch EPOCH {command}",
             }
             # As the command prints them: no rounding in the browser that could differ in the last digit.
-            | {name: [f"{value:.4f}" for value in run.history[name]] for name in report.CURVES}
+            | {name: [f"{value:.4f}" for value in run.history[name]] for name in CURVES}
             for run in runs
         ],
         "colours": plots.ARM_COLOURS,
@@ -217,7 +222,7 @@ def explorer(runs: list, command: str) -> str:
     body = f"""<form class="bhl-controls">
 {select("Labels", "labels", {"both": "both", "hard": "hard", "soft": "soft"})}
 {select("Split", "split", {"all": "all"} | {split: split for split in splits})}
-{select("Metric", "metric", report.CURVES)}
+{select("Metric", "metric", CURVES)}
 <label class="bhl-wide">Epoch <output></output>
 <input type="range" name="epoch" min="1" max="{epochs}" value="{epochs}"></label></form>
 <svg role="img"></svg>

@@ -8,6 +8,8 @@ import numpy as np
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.rng import stream
 
+N_FOLDS = 5  # of a set of DCIC, the authors' benchmark
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -112,13 +114,36 @@ def thin(split: Split, share: float, seed: int) -> Split:
     return split._replace(train=np.sort(split.train[order[: round(share * len(order))]]))
 
 
-def random_split(n_images: int, split: int) -> Split:
+def random_split(n_images: int, split: int, test_images: int = 0) -> Split:
     """Return split number `split`: 60 % training, 20 % validation, 20 % test, unstratified.
 
-    The paper (section 2) reports three randomly generated splits in these proportions.
+    The paper (section 2) reports three randomly generated splits in these proportions. With `test_images`
+    the test part is the so many images that follow, in every split; of the others 75 % are training.
     """
     if n_images < 5:
         raise InputError(f"a set of {n_images} images cannot be split 60/20/20; at least 5 are needed")
     order = stream("split", split).permutation(n_images)
-    cuts = [round(0.6 * n_images), round(0.8 * n_images)]
+    cuts = [round(0.75 * n_images), n_images] if test_images else [round(0.6 * n_images), round(0.8 * n_images)]
+    order = np.concatenate([order, n_images + np.arange(test_images)])
     return Split(*(np.sort(part) for part in np.split(order, cuts)))
+
+
+def slice_split(fold: np.ndarray, number: int) -> Split:
+    """Return a slice of DCIC: of the five folds one validates, the next one tests, three train.
+
+    Slice v validates on fold (v mod 5) + 1 and tests on fold ((v + 1) mod 5) + 1; the benchmark
+    reports the slices 1 to 3.
+
+    Parameters
+    ----------
+    fold : np.ndarray
+        int (N,), 1 to 5.
+    number : int
+        v, at least 0.
+    """
+    if number < 0 or not np.isin(fold, np.arange(N_FOLDS) + 1).all():
+        raise InputError(
+            f"slice {number} of the folds {np.unique(fold).tolist()}, expected at least 0 and folds 1 to 5"
+        )
+    validation, test = fold == number % N_FOLDS + 1, fold == (number + 1) % N_FOLDS + 1
+    return Split(*map(np.flatnonzero, (~validation & ~test, validation, test)))

@@ -1,39 +1,19 @@
-"""Sets of real images with real votes: a file each, found by name, and made from a user's own files.
+"""A set made of a user's own files: a folder of images and a CSV file of votes, or an example of both."""
 
-A set is a file ``<NAME>.npz`` with
-
-    images       uint8 (N, H, W) for grey or (N, H, W, 3) for colour, H = W
-    counts       int (N, K), votes per class
-    class_names  str (K,)
-
-and, where they are known,
-
-    ids          str (N,), names of the images
-    labels       int (N,), official labels
-    ratings      int8 (N, R), the class that each rater chose, -1 where absent; they make the counts
-    fold         int (N,), from 1
-
-It lies in the folder ``sets`` of the build folder, if `import_votes` made it, or else in the data
-cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into which only `fetch` writes.
-"""
-
-import csv
-import functools
-import re
-import shutil
-import sys
-import tempfile
-from functools import partial
+import hashlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
 
+from beyond_hard_labels.base import files
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.paths import build_folder
-from beyond_hard_labels.data import votes
-from beyond_hard_labels.data.sets import _NAME, COLOUR_MODES, GREY_MODES, SMALLEST, SYNTHETIC, folders, refuse, write
+from beyond_hard_labels.data import sets, votes
+from beyond_hard_labels.data.pixels import SMALLEST, grey_or_colour
 
 EXAMPLE_IMAGES, EXAMPLE_VOTES = 600, 15
+_SHOWN_FAULTS = 20
 
 
 def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int) -> Path:
@@ -65,16 +45,15 @@ def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int
     from PIL import Image
 
     path, folder = Path(votes_csv), Path(image_folder)
-    if not _NAME.fullmatch(name) or name == SYNTHETIC:
-        raise InputError(f"the set's name is '{name}', expected letters, digits, . _ or -, and not '{SYNTHETIC}'")
+    if not sets.NAME.fullmatch(name) or name == sets.SYNTHETIC:
+        raise InputError(f"the set's name is '{name}', expected letters, digits, . _ or -, and not '{sets.SYNTHETIC}'")
     if image_size < SMALLEST:
         raise InputError(f"image_size is {image_size}, expected an integer, at least {SMALLEST}")
     if not folder.is_dir():
         raise InputError(f"there is no folder of images {folder}")
-    faults = []
-    class_names, counts, lines = _read_votes(path, faults)
-    if len(class_names) < 2:
-        faults.append(f"{path.name}: {len(class_names)} class(es), expected at least 2")
+    counts, lines, faults = _read_votes(path)
+    if counts.shape[1] < 2:
+        faults.append(f"{path.name}: {counts.shape[1]} class(es), expected at least 2")
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     there = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     for image in sorted(there.keys() - lines.keys()):
@@ -91,41 +70,65 @@ def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int
             faults.append(f"{there[image]}: the image cannot be read: {error}")
     if not faults and len(images) < 5:
         faults.append(f"{path.name}: {len(images)} image(s), expected at least 5, or they cannot be split 60/20/20")
-    refuse(f"{path} and {folder} are no set yet", faults)
+    if faults:
+        more = [f"and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
+        listed = "\n  ".join(faults[:_SHOWN_FAULTS] + more)
+        raise InputError(f"{path} and {folder} are no set yet, {len(faults)} fault(s):\n  {listed}")
     if any(image.ndim == 3 for image in images):
         images = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in images]
-    arrays = {"images": np.stack(images), "counts": np.array([counts[image] for image in sorted(lines)])}
-    arrays |= {"class_names": np.array(class_names), "ids": np.array(sorted(lines))}
-    return write(folders()[0] / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
+    arrays = {"images": np.stack(images), "counts": np.ascontiguousarray(counts.loc[sorted(lines)], np.int64)}
+    arrays |= {"class_names": np.array([*counts.columns], str), "ids": np.array(sorted(lines))}
+    target = sets.folders()[0] / f"{name}.npz"
+    with files.writing(target) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return target
 
 
-def _read_votes(path: Path, faults: list[str]) -> tuple[list[str], dict[str, list[int]], dict[str, int]]:
-    """Return the classes, each image's counts, and the line on which each image is first named."""
-    counts, cast, lines = {}, ([], []), {}  # cast: of each vote the image and the label
+def _read_votes(path: Path) -> tuple[pd.DataFrame, dict[str, int], list[str]]:
+    """Return the counts (images x classes), the line on which each image is first named, and all faults."""
+    table = _read_table(path)
+    names = {cell: PurePosixPath(cell) for cell in table["image"].unique()}
+    wrong = {}  # line: what is wrong with it
+    for line, cell in table["image"].items():
+        if names[cell].is_absolute() or ".." in names[cell].parts:
+            wrong[line] = f"'{cell}' leaves the folder of the images"
+        elif names[cell] == PurePosixPath():
+            wrong[line] = "no image is named"
+    table = table.drop(index=list(wrong))
+    image = table.pop("image").map({cell: name.as_posix() for cell, name in names.items()})
+    lines = dict(zip(image[::-1], image.index[::-1].tolist(), strict=True))  # the first one stays
+    if "label" in table:
+        wrong |= {line: f"the label of '{image[line]}' is empty" for line in table.index[table["label"] == ""]}
+        images, classes, cast = votes.tally(image, table["label"])
+        counts = pd.DataFrame(cast, images, classes)
+        if all(label.isdecimal() for label in classes):
+            counts = counts[sorted(classes, key=int)]
+    else:
+        whole = table.apply(lambda column: column.str.fullmatch("[0-9]{1,9}"))
+        for line, row in table[~whole.all(axis=1)].iterrows():
+            cells = ", ".join(f"'{c}' is {cell or 'empty'}" for c, cell in row[~whole.loc[line]].items())
+            wrong[line] = f"{cells}; expected whole numbers of at least 0"
+        counts = table.where(whole, "0").astype(np.int64)
+        for line in table.index[(counts == 0).all(axis=1)].difference([*wrong]):
+            wrong[line] = f"'{image[line]}' has no votes"
+        for line in image.index[image.duplicated()]:
+            wrong[line] = f"a second row for '{image[line]}', after line {lines[image[line]]}"
+        counts.index = image
+    return counts, lines, [f"{path.name}, line {line}: {what}" for line, what in sorted(wrong.items())]
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Return a CSV file as text without spaces around it, each row with its line in the file as index."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            _check_header(path, header)
-            take = partial(_take_vote, header, cast) if "label" in header else partial(_take_counts, header, counts)
-            for cells in reader:
-                cells = [cell.strip() for cell in cells]
-                if any(cells) and (fault := _check_row(header, cells) or take(cells, reader.line_num, lines)):
-                    faults.append(f"{path.name}, line {reader.line_num}: {fault}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
-    if "label" not in header:
-        return [column for column in header if column != "image"], counts, lines
-    images, labels, table = votes.tally(*cast)
-    class_names = labels.tolist()
-    if all(label.isdecimal() for label in class_names):
-        order = sorted(range(len(labels)), key=lambda c: int(class_names[c]))
-        class_names, table = [class_names[c] for c in order], table[:, order]
-    return class_names, dict(zip(images.tolist(), table.tolist(), strict=True)), lines
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    found = f"{path.name}, line 1: the columns are {', '.join(header) or 'none'}"
+    breaks = cells.apply(lambda column: column.str.count("\n")).sum(axis=1).cumsum()  # within cells
+    cells = cells.apply(lambda column: column.str.strip()).set_index(cells.index + 1 + breaks)
+    header = cells.iloc[0].tolist()
+    found = f"{path.name}, line 1: the columns are {', '.join(header)}"
     if "image" not in header:
         raise InputError(
             f"{found}; expected 'image', and 'label' with one row a vote, or one column of counts a class with one row "
@@ -133,46 +136,8 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
     if "" in header or len(set(header)) < len(header):
         raise InputError(f"{found}; expected a name for each, all different")
-
-
-def _check_row(header: list[str], cells: list[str]) -> str:
-    """Return what is wrong with a row as such, or nothing."""
-    if len(cells) != len(header):
-        return f"{len(cells)} cells, expected {len(header)}"
-    return _image_name(cells[header.index("image")])[1]
-
-
-@functools.lru_cache(maxsize=1 << 20)
-def _image_name(cell: str) -> tuple[str, str]:
-    """Return an image's name, always the same object, and what is wrong with it, or nothing."""
-    name = PurePosixPath(cell)
-    if (image := name.as_posix()) == ".":
-        return image, "no image is named"
-    return image, f"'{name}' leaves the folder of the images" if name.is_absolute() or ".." in name.parts else ""
-
-
-def _take_vote(header: list[str], cast: tuple[list, list], cells: list[str], line: int, lines: dict) -> str:
-    """Add one vote to those cast; return what is wrong with it, or nothing."""
-    (image, _), label = _image_name(cells[header.index("image")]), cells[header.index("label")]
-    lines.setdefault(image, line)
-    if not label:
-        return f"the label of '{image}' is empty"
-    cast[0].append(image)
-    cast[1].append(sys.intern(label))
-    return ""
-
-
-def _take_counts(header: list[str], counts: dict, cells: list[str], line: int, lines: dict) -> str:
-    """Add the counts of one image; return what is wrong with them, or nothing."""
-    row = dict(zip(header, cells, strict=True))
-    image, _ = _image_name(row.pop("image"))
-    if (before := lines.setdefault(image, line)) != line:
-        return f"a second row for '{image}', after line {before}"
-    wrong = [f"'{c}' is {cell or 'empty'}" for c, cell in row.items() if not re.fullmatch("[0-9]{1,9}", cell)]
-    if wrong:
-        return f"{', '.join(wrong)}; expected whole numbers of at least 0"
-    counts[image] = [int(cell) for cell in row.values()]
-    return "" if any(counts[image]) else f"'{image}' has no votes"
+    table = cells.iloc[1:].set_axis(header, axis=1)
+    return table[(table != "").any(axis=1)]
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
@@ -180,34 +145,43 @@ def _read_image(path: Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path) as file:
-        if file.mode not in GREY_MODES + COLOUR_MODES:
-            raise InputError(f"its pixels are of mode {file.mode}, expected 8 bits a channel, grey or colour")
-        upright = ImageOps.exif_transpose(file).convert("L" if file.mode in GREY_MODES else "RGB")
+        upright = grey_or_colour(ImageOps.exif_transpose(file))
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def own_or_example(votes_csv: str | None, image_folder: str | None, study) -> tuple[str, Path, Path]:
-    """Return a name for a user's set, its CSV file and its folder; without files, those of an example."""
-    given = (votes_csv, image_folder)
-    if given == (None, None):
-        shared, n_images = study.shared, study.changed.get("n_images", EXAMPLE_IMAGES)
-        return "example", *write_example(n_images, shared["image_size"], shared["data_seed"])
-    if not all(isinstance(path, str) for path in given):
+def own_or_example(
+    votes_csv: str | None, image_folder: str | None, *, image_size: int, seed: int = 0, n_images: int | None = None
+) -> tuple[str, Path, Path]:
+    """Return a name for a user's set, its CSV file and its folder; without files, those of an example.
+
+    The name is made of the contents and of `image_size`, so that two notebooks share a set only if they would
+    make the same one. `n_images` (by default 600) and `seed` are those of the example.
+    """
+    if (votes_csv, image_folder) == (None, None):
+        table, folder = write_example(n_images or EXAMPLE_IMAGES, image_size, seed)
+    elif not all(isinstance(path, str) for path in (votes_csv, image_folder)):
         raise InputError(
             f"votes_csv is {votes_csv!r} and image_folder {image_folder!r}, expected two paths, or neither"
         )
-    if seed := study.changed.get("data_seed"):
+    elif seed:
         raise InputError(f"parameter 'data_seed' is {seed}, expected 0: your files are read, not generated")
-    return "own", Path(votes_csv), Path(image_folder)
+    else:
+        table, folder = Path(votes_csv), Path(image_folder)
+    digest = hashlib.sha256(str(image_size).encode())
+    for file in [table, *sorted(folder.rglob("*"))]:  # what is missing is named when the set is made
+        if file.is_file():
+            digest.update(f"{file.name if file == table else file.relative_to(folder)}{files.checksum(file)}".encode())
+    return f"own-{digest.hexdigest()[:8]}", table, folder
 
 
 def write_example(n_images: int, image_size: int, seed: int) -> tuple[Path, Path]:
-    """Write synthetic images as PNG files and the votes of simulated annotators as a CSV file.
+    """Write synthetic images as PNG files and the votes of simulated annotators as a CSV file, once.
 
     Returns
     -------
     tuple of Path
-        The CSV file, one row a vote, and the folder of the images.
+        The CSV file, one row a vote, and the folder of the images; both lie in a folder that is named by
+        what they hold.
     """
     from PIL import Image
 
@@ -215,18 +189,15 @@ def write_example(n_images: int, image_size: int, seed: int) -> tuple[Path, Path
 
     data = shapes.synthetic(n_images, image_size, seed)
     ratings = votes.simulate(data.truth, EXAMPLE_VOTES, seed)
-    target = build_folder() / "example"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".example-", dir=target.parent))
-    try:
-        (temporary / "images").mkdir()
-        rows = ["image,label,annotator"]
-        for image_id, image, labels in zip(data.ids, data.images, ratings, strict=True):
-            Image.fromarray(image.transpose(1, 2, 0)).save(temporary / "images" / f"{image_id}.png")
-            rows += [f"{image_id}.png,{data.class_names[c]},{annotator}" for annotator, c in enumerate(labels)]
-        (temporary / "votes.csv").write_text("\n".join(rows) + "\n", "utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    contents = hashlib.sha256(data.images.tobytes() + ratings.tobytes()).hexdigest()[:8]
+    target = build_folder() / f"example-{contents}"
+    with files.lock(target.with_name(f".{target.name}.lock"), "writes the example"):
+        if not target.exists():
+            with files.writing(target) as temporary:
+                (temporary / "images").mkdir(parents=True)
+                rows = ["image,label,annotator"]
+                for image_id, image, labels in zip(data.ids, data.images, ratings, strict=True):
+                    Image.fromarray(image.transpose(1, 2, 0)).save(temporary / "images" / f"{image_id}.png")
+                    rows += [f"{image_id}.png,{data.class_names[c]},{annotator}" for annotator, c in enumerate(labels)]
+                (temporary / "votes.csv").write_text("\n".join(rows) + "\n", "utf-8")
     return target / "votes.csv", target / "images"

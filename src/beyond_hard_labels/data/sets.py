@@ -1,4 +1,4 @@
-"""Sets of real images with real votes: a file each, found by name, and made from a user's own files.
+"""Sets of images with votes: a file each, found by name, read and checked.
 
 A set is a file ``<NAME>.npz`` with
 
@@ -13,37 +13,35 @@ and, where they are known,
     ratings      int8 (N, R), the class that each rater chose, -1 where absent; they make the counts
     fold         int (N,), from 1
 
-It lies in the folder ``sets`` of the build folder, if `import_votes` made it, or else in the data
-cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into which only `fetch` writes.
+It lies in the folder ``sets`` of the build folder, if `own.import_votes` made it, or else in the data
+cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into which only `fetch` writes. The
+cache may be read-only, and no file beside a set is needed.
 """
 
 import functools
-import hashlib
 import json
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tokenize import TokenError
 
 import numpy as np
 
-from beyond_hard_labels.base import files
+from beyond_hard_labels.base import files, reads
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.paths import build_folder
 from beyond_hard_labels.data import votes
 from beyond_hard_labels.data.images import LabelledImages
+from beyond_hard_labels.data.pixels import SMALLEST
 
 SYNTHETIC = "synthetic"  # the one set that is generated and has no file
-SMALLEST = 16  # pixels a side
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 UNREADABLE = (OSError, ValueError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, TokenError)
 _PARTS = ("images", "counts", "class_names", "ids", "labels", "ratings", "fold")
-_SHOWN_FAULTS = 20
 
 
 def folders() -> tuple[Path, Path]:
@@ -58,14 +56,17 @@ def folders() -> tuple[Path, Path]:
 
 def names() -> list[str]:
     """Return the names of all sets that are here, the generated one first."""
-    found = {path.stem for folder in folders() for path in folder.glob("*.npz") if _NAME.fullmatch(path.stem)}
+    found = {path.stem for folder in folders() for path in folder.glob("*.npz") if NAME.fullmatch(path.stem)}
     return [SYNTHETIC, *sorted(found - {SYNTHETIC})]
 
 
 def locate(name: str) -> Path:
     """Return the file of a set; raise `InputError`, with what is here, if there is none."""
     if name in names()[1:]:
-        return next(path for folder in folders() if (path := folder / f"{name}.npz").is_file())
+        found = next(path for folder in folders() if (path := folder / f"{name}.npz").is_file())
+        reads.note("set", name, _sha256(*_state(found)))
+        return found
+    reads.note("set", name, None)
     places = " nor ".join(map(str, folders()))
     raise InputError(
         f"parameter 'dataset' is '{name}', expected one of {', '.join(names())}; neither {places} holds {name}.npz, "
@@ -84,10 +85,20 @@ def fingerprint(name: str) -> str:
     return _sha256(*_state(locate(name)))
 
 
+def is_here(name: str) -> bool:
+    """Return whether a set's file is on this machine."""
+    try:
+        return locate(name).is_file()
+    except InputError:
+        return False
+
+
+reads.KINDS["set"] = lambda name: fingerprint(name) if is_here(name) else None
+
+
 @functools.lru_cache
 def _sha256(path: Path, size: int, mtime: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.checksum(path)
 
 
 def read(name: str, n_images: int | None = None) -> LabelledImages:
@@ -136,38 +147,38 @@ def _recorded(path: Path) -> str | None:
 
 def check(path: Path | str, arrays: dict[str, np.ndarray]) -> None:
     """Raise `InputError`, which begins with `path`, if arrays are not the parts of a set as stated above."""
+    for part, fits, expected in _expected(arrays):
+        if not fits:
+            array = arrays[part]
+            extent = f" of {array.min()} to {array.max()}" if array.dtype.kind in "iuf" and array.size else ""
+            raise InputError(f"{path}: {part} is {array.dtype} {array.shape}{extent}, expected {expected}")
+    try:
+        counts = votes.validate(arrays["counts"], arrays["class_names"].size)
+    except InputError as error:
+        raise InputError(f"{path}: counts: {error}") from error
+    if "ratings" in arrays:
+        made = votes.count(arrays["ratings"], counts.shape[1])
+        if (off := np.flatnonzero((made != counts).any(axis=1))).size:
+            found = f"ratings of image {off[0]} make the counts {made[off[0]].tolist()}"
+            raise InputError(f"{path}: {found}, expected {counts[off[0]].tolist()}")
+
+
+def _expected(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str]]:
+    """Yield each part, whether it is as it should be, and how that is."""
     images, class_names = arrays["images"], arrays["class_names"]
     n, k = len(images) if images.ndim else 0, class_names.size
     square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
-    ids = arrays.get("ids")
-    expected = {
-        "images": (images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"),
-        "class_names": (_are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"),
-        "ids": (ids is None or (_are_names(ids) and ids.shape == (n,)), f"text ({n},), one an image, all different"),
-        "counts": (arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"),
-    }
-    for part, (fits, text) in expected.items():
-        if not fits:
-            raise InputError(f"{path}: {part} is {arrays[part].dtype} {arrays[part].shape}, expected {text}")
-    try:
-        counts = votes.validate(arrays["counts"], k)
-    except InputError as error:
-        raise InputError(f"{path}: counts: {error}") from error
-    optional = {"labels": (1, 0, k - 1), "fold": (1, 1, 1000), "ratings": (2, -1, min(k - 1, 127))}
-    for part in [part for part in optional if part in arrays]:
-        array, (rank, low, high) = arrays[part], optional[part]
-        whole = array.dtype.kind in "iu"
-        if not whole or array.shape[:1] != (n,) or array.ndim != rank or ((array < low) | (array > high)).any():
-            extent = f" of {array.min()} to {array.max()}" if whole and array.size else ""
-            expected = f"whole numbers {f'({n},)' if rank == 1 else f'({n}, R)'} of {low} to {high}"
-            raise InputError(f"{path}: {part} is {array.dtype} {array.shape}{extent}, expected {expected}")
-    if "ratings" in arrays:
-        made = np.stack([(arrays["ratings"] == c).sum(axis=1) for c in range(k)], axis=1)
-        if (off := np.flatnonzero((made != counts).any(axis=1))).size:
-            row = off[0]
-            raise InputError(
-                f"{path}: ratings of image {row} make the counts {made[row].tolist()}, expected {counts[row].tolist()}"
-            )
+    yield "images", images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"
+    yield "class_names", _are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"
+    if "ids" in arrays:
+        fits = _are_names(arrays["ids"]) and arrays["ids"].shape == (n,)
+        yield "ids", fits, f"text ({n},), one an image, all different"
+    yield "counts", arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"
+    for part, rank, low, high in (("labels", 1, 0, k - 1), ("fold", 1, 1, 1000), ("ratings", 2, -1, min(k - 1, 127))):
+        if (array := arrays.get(part)) is not None:
+            whole = array.dtype.kind in "iu" and array.ndim == rank and len(array) == n
+            fits = whole and ((array >= low) & (array <= high)).all()
+            yield part, fits, f"whole numbers ({n},{' R' * (rank - 1)}) of {low} to {high}"
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -187,17 +198,3 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _are_names(array: np.ndarray) -> bool:
     return array.dtype.kind == "U" and array.ndim == 1 and len(set(array.tolist()) - {""}) == len(array)
-
-
-def refuse(what: str, faults: list[str]) -> None:
-    """Raise `InputError` with the first twenty faults, if there are any."""
-    if faults:
-        shown = [*faults[:_SHOWN_FAULTS], *([f"and {len(faults) - 20} more"] if len(faults) > _SHOWN_FAULTS else [])]
-        raise InputError(f"{what}, {len(faults)} fault(s):\n  " + "\n  ".join(shown))
-
-
-def write(path: Path, put: Callable) -> Path:
-    """Write a file whole or not at all; `put` writes into the open file."""
-    with files.writing(path) as temporary, temporary.open("wb") as file:
-        put(file)
-    return path

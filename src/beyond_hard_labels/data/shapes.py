@@ -20,6 +20,7 @@ uniform draws everywhere.
 import numpy as np
 import pandas as pd
 
+from beyond_hard_labels.base import memory
 from beyond_hard_labels.base.rng import stream
 from beyond_hard_labels.data.images import LabelledImages
 
@@ -27,10 +28,11 @@ CLASS_NAMES = ("bc", "be", "gc", "ge", "rc", "re")
 PURE_AXIS_RATIO = 2.0
 RADIUS = (0.15, 0.55)  # geometric mean of the semi-axes, in image widths
 CENTRE = (0.25, 0.75)  # in image widths
+TEST_STREAM = "shapes of the test set"  # of its parameters, by seed 0; no seed of a set reaches it
 _PRIMARIES = np.array([2, 1, 0])  # blue, green, red as thirds of the hue circle, in class order
 
 
-def draw_parameters(n_images: int, seed: int) -> pd.DataFrame:
+def draw_parameters(n_images: int, seed: int, *, purpose: str = "shapes") -> pd.DataFrame:
     """Draw the table of shape parameters; row i depends on the seed and on i alone.
 
     Parameters
@@ -39,6 +41,8 @@ def draw_parameters(n_images: int, seed: int) -> pd.DataFrame:
         Number of rows. A longer table begins with the shorter one.
     seed : int
         Seed of the set.
+    purpose : str
+        Of the stream; another one never draws the same shapes.
 
     Returns
     -------
@@ -48,7 +52,8 @@ def draw_parameters(n_images: int, seed: int) -> pd.DataFrame:
         ``major`` and ``minor`` (semi-axes, image widths), ``rotation`` (radians in [0, pi)), ``x``
         and ``y`` (centre, image widths from the top left).
     """
-    u = stream("shapes", seed).random((n_images, 7))  # (N, 7), row by row from one sequence
+    memory.require(200 * n_images, f"the parameters of n_images={n_images}")
+    u = stream(purpose, seed).random((n_images, 7))  # (N, 7), row by row from one sequence
     pure = np.arange(n_images) % 5 < 2
     hue = np.where(pure, np.floor(3 * u[:, 0]) / 3, u[:, 0])
     shape = np.where(pure, np.floor(2 * u[:, 1]), u[:, 1])
@@ -123,13 +128,34 @@ def render(table: pd.DataFrame, size: int) -> np.ndarray:
     return images
 
 
-def synthetic(n_images: int, size: int, seed: int) -> LabelledImages:
-    """Draw, label and render the synthetic set: `n_images` images of `size` pixels a side."""
-    table = draw_parameters(n_images, seed)
+def product(colour_of: np.ndarray, shape_of: np.ndarray) -> np.ndarray:
+    """Return the shares of colour of one distribution (N, 6) times those of shape of another: float64 (N, 6).
+
+    The exact truth is the product of its own two. A red circle of (rc 1) and a half-way ellipse of
+    (gc 0.5, ge 0.5) make (rc 0.5, re 0.5).
+    """
+    colour = colour_of.reshape(-1, 3, 2).sum(axis=2)  # (N, 3)
+    shape = shape_of.reshape(-1, 3, 2).sum(axis=1)  # (N, 2)
+    return (colour[:, :, None] * shape[:, None]).reshape(-1, 6)
+
+
+def synthetic(n_images: int, size: int, seed: int, *, test_images: int = 0, more_pure: int = 0) -> LabelledImages:
+    """Draw, label and render the synthetic set: `n_images` images of `size` pixels a side.
+
+    After them come `test_images` that are the same for every seed and part of none of their sets, and
+    `more_pure` further pure images of the seed.
+    """
+    fresh = draw_parameters(-(-5 * more_pure // 2), seed, purpose="more pure shapes")
+    tables = {
+        str(seed): draw_parameters(n_images, seed),
+        "test": draw_parameters(test_images, 0, purpose=TEST_STREAM),
+        f"{seed}-pure": fresh[fresh["pure"]][:more_pure],
+    }
+    table = pd.concat(tables.values(), ignore_index=True)
     return LabelledImages(
         name="synthetic",
         images=render(table, size),
         truth=label_distribution(table),
         class_names=CLASS_NAMES,
-        ids=tuple(f"synthetic-{seed}-{i:05d}" for i in range(n_images)),
+        ids=tuple(f"synthetic-{name}-{i:05d}" for name, part in tables.items() for i in range(len(part))),
     )

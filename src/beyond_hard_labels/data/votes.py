@@ -4,6 +4,7 @@ A target is a row of a float64 (N, K) matrix that sums to 1, for hard and for so
 that nothing downstream asks which kind it is.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,9 @@ import pandas as pd
 
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.rng import stream
-from beyond_hard_labels.learn import metrics
 
 LABEL_KINDS = ("hard", "soft")
+TARGET_KINDS = (*LABEL_KINDS, "hard_weighted", "soft_colour", "soft_shape", "soft_shuffled", "one_vote")
 TIE_POLICIES = ("first", "random", "split", "drop")
 
 
@@ -60,7 +61,9 @@ def _inverse_cdf(probabilities: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 def count(ratings: np.ndarray, n_classes: int) -> np.ndarray:
     """Count single ratings (N, R), -1 for absent, into votes: int64 (N, K)."""
-    return (ratings[:, :, None] == np.arange(n_classes)).sum(axis=1)
+    return np.stack(
+        [(ratings == c).sum(axis=1) for c in range(n_classes)], axis=1
+    )  # class by class, to keep memory flat
 
 
 def tally(images, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -182,12 +185,25 @@ class Targets(NamedTuple):
         bool (N,), images that may be trained on; all but the tied ones under the policy ``drop``.
     short : np.ndarray or None
         bool (N,), images with fewer votes than a number that was asked for.
+    weight : np.ndarray or None
+        float64 (N,), how much an image counts; only ratios matter. None: all alike.
+    vote_seed : int or None
+        If given, each epoch trains on one vote an image, drawn anew from its row.
     """
 
     rows: np.ndarray
     tied: np.ndarray
     keep: np.ndarray
     short: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    vote_seed: int | None = None
+
+    def of_epoch(self, epoch: int) -> np.ndarray:
+        """Return the rows (N, K) that an epoch, from 0, trains on; their mean over epochs approaches `rows`."""
+        if self.vote_seed is None:
+            return self.rows
+        u = stream("vote of an epoch", self.vote_seed, epoch).random(len(self.rows))
+        return np.eye(self.rows.shape[1])[_inverse_cdf(self.rows, u)]
 
 
 def smooth(targets: Targets, share: float) -> Targets:
@@ -197,6 +213,15 @@ def smooth(targets: Targets, share: float) -> Targets:
     no bit.
     """
     return targets._replace(rows=(1 - share) * targets.rows + share / targets.rows.shape[1])
+
+
+def shuffle(rows: np.ndarray, parts: Iterable[np.ndarray], seed: int) -> np.ndarray:
+    """Deal the rows (N, K) of each part anew among its images with the same leading class."""
+    u, dealt = stream("shuffled labels", seed).random(len(rows)), rows.copy()
+    for part in parts:
+        leading = rows[part].argmax(axis=1)
+        dealt[part[np.argsort(leading, kind="stable")]] = rows[part[np.lexsort((u[part], leading))]]
+    return dealt
 
 
 def soft(votes: np.ndarray) -> np.ndarray:
@@ -236,124 +261,3 @@ def targets(votes: np.ndarray, labels: str, *, ties: str = "first", seed: int = 
     if ties == "random":
         rank *= 1 + stream("ties", seed).random(leading.shape)
     return Targets(np.eye(votes.shape[1])[rank.argmax(axis=1)], tied, ~tied if ties == "drop" else keep)
-
-
-def convergence(truth: np.ndarray, budgets: list[int], seed: int) -> pd.DataFrame:
-    """Return how far labels made of m simulated votes are from the truth, one row a budget m.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``votes``; ``distance``, the mean squared distance of the soft label from the truth;
-        ``expected``, the same worked out, mean(1 - sum p^2) / m, since votes are multinomial;
-        ``wrong``, the share of images whose majority (ties to the first) is not the truth's;
-        ``tied``, the share of images with a tied majority.
-    """
-    ratings = simulate(truth, max(budgets), seed)
-    rows = []
-    for budget in budgets:
-        votes = count(ratings[:, :budget], truth.shape[1])
-        hard = targets(votes, "hard")
-        rows.append(
-            {
-                "votes": budget,
-                "distance": ((soft(votes) - truth) ** 2).sum(axis=1).mean(),
-                "expected": (1 - (truth**2).sum(axis=1)).mean() / budget,
-                "wrong": (hard.rows.argmax(axis=1) != truth.argmax(axis=1)).mean(),
-                "tied": hard.tied.mean(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def tie_policies(votes: np.ndarray, truth: np.ndarray, seed: int) -> pd.DataFrame:
-    """Return what each tie policy makes of the same votes, one row a policy.
-
-    ``rows`` is the number of images left to train on, ``changed`` that of hard labels which differ
-    from the policy ``first``, ``right`` the mean true probability of the label over the rows left
-    whose votes are tied (NaN where none is).
-    """
-    first, rows = targets(votes, "hard").rows, []
-    for policy in TIE_POLICIES:
-        made = targets(votes, "hard", ties=policy, seed=seed)
-        tied = made.tied & made.keep
-        rows.append(
-            {
-                "policy": policy,
-                "rows": int(made.keep.sum()),
-                "changed": int((made.rows != first).any(axis=1).sum()),
-                "right": (made.rows * truth)[tied].sum(axis=1).mean() if tied.any() else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def by_number(votes: np.ndarray) -> pd.DataFrame:
-    """Return what the labels of images with few and with many votes are like, one row a number of votes.
-
-    Of more than four different numbers, quarters of the images are taken together. ``standard error``
-    is the largest that a share of so many votes can have, 1 / (2 sqrt(m)) for the least m of the row;
-    ``floor`` is `metrics.noise_floor`. A plain mean gives all rows the same weight.
-    """
-    total = votes.sum(axis=1)
-    group = total if len(set(total)) <= 4 else np.searchsorted(np.quantile(total, (0.25, 0.5, 0.75)), total)
-    tied, rows = targets(votes, "hard").tied, []
-    for which in (group == number for number in np.unique(group)):
-        least, most = total[which].min(), total[which].max()
-        rows.append(
-            {
-                "votes an image": f"{least}" if least == most else f"{least} to {most}",
-                "images": int(which.sum()),
-                "standard error of a share": 0.5 / np.sqrt(least),
-                "tied": tied[which].mean(),
-                "unanimous": (votes[which].max(axis=1) == total[which]).mean(),
-                "mean entropy": metrics.entropy(soft(votes[which])).mean(),
-                "floor": metrics.noise_floor(votes[which]),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def by_raters(ratings: np.ndarray, n_classes: int) -> pd.DataFrame:
-    """Return what counting only the raters who labelled every image changes, one row a choice of raters.
-
-    ``majority changed`` is the share of images whose majority, ties to the first, is another than that
-    of all votes; ``distance`` the mean Manhattan distance of the soft labels from those of all votes.
-    """
-    everyone, rows = count(ratings, n_classes), []
-    for name, chosen in (("all", ratings), ("complete", complete_raters(ratings))):
-        counts = count(chosen, n_classes)
-        if counts.any():
-            rows.append(
-                {
-                    "raters": name,
-                    "number": str(chosen.shape[1]),
-                    "votes": f"{counts.sum():,}",
-                    "tied": targets(counts, "hard").tied.mean(),
-                    "majority changed": (counts.argmax(axis=1) != everyone.argmax(axis=1)).mean(),
-                    "distance": metrics.manhattan(soft(everyone), soft(counts)),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def agreement(votes: np.ndarray, official: np.ndarray, class_names: tuple[str, ...]) -> pd.DataFrame:
-    """Return how the crowd stands to the official label, one row an official class and one for all.
-
-    ``majority agrees`` is the share of images whose majority (ties to the first) is the official label,
-    ``votes agree`` the mean share of their votes for it.
-    """
-    guess, share = votes.argmax(axis=1), soft(votes)[np.arange(len(votes)), official]
-    parts = {name: official == c for c, name in enumerate(class_names)} | {"all": np.ones(len(votes), bool)}
-    return pd.DataFrame(
-        [
-            {
-                "official label": name,
-                "images": int(which.sum()),
-                "majority agrees": (guess == official)[which].mean(),
-                "votes agree": share[which].mean(),
-            }
-            for name, which in parts.items()
-            if which.any()
-        ]
-    )

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.base.rng import stream
-
 TEST_SHARE = 0.2 / 0.6  # test images per image that may be trained on, in a 60/20/20 split
 
 
@@ -45,11 +43,11 @@ def corrected_t(differences, test_share: float = TEST_SHARE, *, level: float = 0
     """
     d = np.asarray(differences, np.float64)
     return Interval(
-        *(float(x) for x in _interval(d.mean(), d.std(ddof=1) if len(d) > 1 else 0.0, len(d), test_share, level))
+        *(float(x) for x in intervals(d.mean(), d.std(ddof=1) if len(d) > 1 else 0.0, len(d), test_share, level))
     )
 
 
-def _interval(mean, deviation, n, test_share: float, level: float) -> tuple:
+def intervals(mean, deviation, n, test_share: float, level: float) -> tuple:
     """Return mean, bounds and p of many differences at once, each from n splits; NaN where n < 2."""
     from scipy import stats  # here, since it takes as long to import as all the rest
 
@@ -92,7 +90,7 @@ def paired(
     cells = arms.groupby(level=by, sort=True)
     table = cells[["hard", "soft"]].mean()
     table["mean"], table["sd"], n = cells["difference"].mean(), cells["difference"].std(), cells.size()
-    _, table["low"], table["high"], table["p"] = _interval(table["mean"], table["sd"].fillna(0.0), n, test_share, level)
+    _, table["low"], table["high"], table["p"] = intervals(table["mean"], table["sd"].fillna(0.0), n, test_share, level)
     table = table.assign(n=n, detectable=(table["high"] - table["low"]) / 2)
     return table.rename_axis(columns=None).reset_index()
 
@@ -120,72 +118,3 @@ def least_shown(n_splits: int, n_cells: int, *, test_share: float = TEST_SHARE, 
     from scipy import stats
 
     return float(stats.t.ppf(1 - level / 2 / n_cells, n_splits - 1) * np.sqrt(1 / n_splits + test_share))
-
-
-class Rates(NamedTuple):
-    """How often a test at 5 % finds a difference that is not there, corrected and as a plain t test.
-
-    ``error`` is the Monte-Carlo standard error of a rate that is 5 %.
-    """
-
-    corrected: float
-    plain: float
-    error: float
-
-
-def _rates(differences: np.ndarray, test_share: float) -> Rates:
-    """Return the rates of differences (R, J) that are 0 on average."""
-    moments = differences.mean(axis=1), differences.std(axis=1, ddof=1), differences.shape[1]
-    corrected, plain = (float((_interval(*moments, share, 0.95)[3] < 0.05).mean()) for share in (test_share, 0.0))
-    return Rates(corrected, plain, float(np.sqrt(0.05 * 0.95 / len(differences))))
-
-
-def rates_at_assumption(
-    n_splits: int, *, test_share: float = TEST_SHARE, repeats: int = 20_000, seed: int = 0
-) -> Rates:
-    """Return the rates where the test's own assumption holds, which makes the corrected one 5 %.
-
-    Differences are Gaussian, and those of any two splits have the correlation n_test / (n_train + n_test).
-    """
-    draw = stream("assumption", seed, n_splits)
-    correlation = test_share / (1 + test_share)
-    shared, own = draw.standard_normal((repeats, 1)), draw.standard_normal((repeats, n_splits))
-    return _rates(np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own, test_share)
-
-
-def rates_in_design(
-    n_splits: int, *, train_share: float = 1.0, n_images: int = 500, repeats: int = 2000, seed: int = 0
-) -> Rates:
-    """Return the rates in the book's own design: random splits of one finite set, drawn anew each repeat.
-
-    Two arms classify generated points by the nearest of two class means, each by five features of its
-    own. Both sets of features are alike, so that no arm is better on average over sets of images; that
-    one of them may be on the very set at hand is what its splits alone cannot rule out.
-
-    Parameters
-    ----------
-    n_splits : int
-        At least 2.
-    train_share : float
-        Share of the training images that is used, in (0, 1]; see `images.thin`.
-    n_images : int
-        Points of a set, at least 50; two classes.
-    repeats : int
-        Sets.
-    seed : int
-        Seed of sets and splits.
-    """
-    draw = stream("design", seed, n_splits)
-    n_pool, n_test = round(0.6 * n_images), round(0.2 * n_images)
-    n_train = round(train_share * n_pool)
-    differences = np.empty((repeats, n_splits))
-    for repeat in range(repeats):
-        side = np.where(draw.random(n_images) < 0.5, -1.0, 1.0)  # the class
-        x = 0.3 * side[:, None] + draw.standard_normal((n_images, 10))
-        order = draw.permuted(np.tile(np.arange(n_images), (n_splits, 1)), axis=1)
-        train, test = order[:, :n_train], order[:, -n_test:]
-        pull = (side[train][..., None] * x[train]).mean(axis=1)  # (J, 10), half the way between the class means
-        score = (x[test] * pull[:, None]).reshape(n_splits, n_test, 2, 5).sum(axis=3)
-        right = ((score > 0) == (side[test][..., None] > 0)).mean(axis=1)  # (J, 2), accuracy of the two arms
-        differences[repeat] = right[:, 0] - right[:, 1]
-    return _rates(differences, TEST_SHARE)

@@ -2,20 +2,23 @@
 
 They lie in ``build/checkpoints/<run>/`` while a run is trained, two at most, and are removed with the
 folder when it is stored. One is two files named by its step: ``.safetensors`` holds the weights, the
-optimiser's momentum and, within an epoch, the sum of the losses and the state of the generator of
-dropout; ``.json`` holds the rest, what the run is made of as its manifest will, and the checksum of
-both. All other randomness is a stream made from seed and epoch, so nothing of it needs to be kept.
+optimiser's momentum, the curves so far and, within an epoch, the sum of the losses and the state of the
+generator of dropout; ``.json`` holds its place, what the run is made of as its manifest will, and the checksum
+of both. All other randomness is a stream made from seed and epoch, so nothing of it needs to be kept.
 """
 
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.process import tell
-from beyond_hard_labels.learn.train import Progress
 from beyond_hard_labels.runs import fresh
 from beyond_hard_labels.runs.spec import RunSpec
+
+if TYPE_CHECKING:  # torch takes seconds
+    from beyond_hard_labels.learn.train import Progress
 
 KEPT = 2  # the newest may be damaged
 
@@ -25,13 +28,15 @@ def folder_of(spec: RunSpec) -> Path:
     return paths.build_folder() / "checkpoints" / spec.key
 
 
-def save(spec: RunSpec, progress: Progress, seconds: float) -> None:
+def save(spec: RunSpec, progress: "Progress", made_of: dict[str, dict], seconds: float) -> None:
     """Write a checkpoint whole or not at all, and remove all but the last two.
 
     Parameters
     ----------
     spec : RunSpec
     progress : Progress
+    made_of : dict
+        What the training is made of, as `fresh.provenance` had it before the images were read.
     seconds : float
         Wall time of the training so far.
 
@@ -46,9 +51,10 @@ def save(spec: RunSpec, progress: Progress, seconds: float) -> None:
     content = to_bytes(progress.tensors)
     about = {
         "spec": asdict(spec),
-        **fresh.provenance(spec),
+        **made_of,
         "seconds": seconds,
-        **{part: getattr(progress, part) for part in ("epoch", "step", "history")},
+        "epoch": progress.epoch,
+        "step": progress.step,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     files.write(path, content)
@@ -57,12 +63,14 @@ def save(spec: RunSpec, progress: Progress, seconds: float) -> None:
         _remove(old)
 
 
-def latest(spec: RunSpec) -> tuple[Progress | None, float]:
+def latest(spec: RunSpec) -> "tuple[Progress | None, float]":
     """Return the last checkpoint of a run that is whole and of the same data, code and versions, and its seconds.
 
     Others are removed, with a word. The caller holds the run's lock.
     """
     from safetensors.torch import load as from_bytes
+
+    from beyond_hard_labels.learn.train import Progress
 
     folder = folder_of(spec)
     files.sweep(folder / "*")
@@ -78,7 +86,7 @@ def latest(spec: RunSpec) -> tuple[Progress | None, float]:
             tell(f"a checkpoint is not used: {error}")
             _remove(path)
             continue
-        return Progress(about["epoch"], about["step"], about["history"], from_bytes(content)), about["seconds"]
+        return Progress(about["epoch"], about["step"], from_bytes(content)), about["seconds"]
     return None, 0.0
 
 

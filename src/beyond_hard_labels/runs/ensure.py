@@ -1,23 +1,38 @@
 """Finding runs and training those that are missing, over processes or machines."""
 
 import contextlib
+import json
 import math
 import os
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from dataclasses import asdict
+from pathlib import Path
 
 from beyond_hard_labels.base import files, paths, process
+from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import TimeUp
 from beyond_hard_labels.runs import fresh, store
-from beyond_hard_labels.runs.execute import execute, progress_file
+from beyond_hard_labels.runs.execute import execute, progress_file, tell_empty_classes
 from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import Study
+
+TRAIN, MISSING = "BHL_TRAIN", "BHL_MISSING"  # variables: whether runs are trained here, and a file, see `NotTrained`
+
+
+class NotTrained(InputError):
+    """Runs are missing where the variable BHL_TRAIN is ``never`` or ``ask``.
+
+    If it is ``ask``, their specs are appended to the file that BHL_MISSING names, as JSON, one a line, for who
+    may train them.
+    """
 
 
 def find_or_train(spec: RunSpec, deadline: float = math.inf) -> tuple[Run, bool]:
     """Return a run and whether it had to be trained, in this process; of several processes, one trains."""
     if found := find(spec):
         return found, False
+    _require_training([spec])
     with files.lock(paths.build_folder() / "locks" / spec.key, f"trains {spec.key}", deadline):
         found = find(spec)  # it may have been trained meanwhile
         return found or execute(spec, deadline), found is None
@@ -50,6 +65,8 @@ def ensure(
     ------
     TimeUp
         If runs are missing at the deadline; what was done is kept, so another call goes on.
+    NotTrained
+        If runs are missing and none may be trained here.
     """
     return ensure_specs(study.specs(), workers=workers, deadline=deadline, executor=executor)
 
@@ -65,12 +82,31 @@ def ensure_specs(
     specs = list(dict.fromkeys(specs))
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
+        _require_training(missing)
         if workers is None:
             workers = 1 if missing[0].device == "cuda" else max(1, len(os.sched_getaffinity(0)) // missing[0].threads)
         used = contextlib.nullcontext(executor) if executor else process.pool(min(workers, len(missing)))
         with used as pool:
             _train_all(missing, pool, deadline)
-    return [find(spec) for spec in specs]
+    runs = [find(spec) for spec in specs]
+    for run in runs:
+        if run.spec not in missing:  # else it was said when it was trained
+            tell_empty_classes(run.spec, run.manifest.get("empty_classes", {}))
+    return runs
+
+
+def _require_training(missing: list[RunSpec]) -> None:
+    """Raise `NotTrained`, as it says, if BHL_TRAIN does not let this process train."""
+    if (mode := os.environ.get(TRAIN, "")) not in ("never", "ask"):
+        return
+    if mode == "ask":
+        if not os.environ.get(MISSING):
+            raise InputError(f"{TRAIN} is ask, and {MISSING} is not set, expected the name of a file")
+        with Path(os.environ[MISSING]).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(spec)) + "\n" for spec in missing)
+    named = ", ".join(f"{s.key} ({s.dataset}, {s.labels} labels, split {s.split})" for s in missing[:10])
+    more = f" and {len(missing) - 10} more" if missing[10:] else ""
+    raise NotTrained(f"{len(missing)} run(s) are missing and {TRAIN}={mode} lets none be trained here: {named}{more}")
 
 
 def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
@@ -98,13 +134,13 @@ def _execute(spec: RunSpec, deadline: float) -> None:
 
 def _epochs_done(spec: RunSpec) -> int:
     try:
-        return int(progress_file(spec).read_text() or 0)
+        return int(progress_file(spec).read_text("utf-8") or 0)
     except (FileNotFoundError, ValueError):  # between two epochs of another process
         return 0
 
 
 def _bar(total: int):
-    """Return a progress bar of epochs; in a notebook it is plain text that vanishes at the end."""
+    """Return a progress bar of epochs; in a notebook it is plain text, whose line is blank at the end."""
     import sys
 
     from tqdm import tqdm
@@ -112,10 +148,4 @@ def _bar(total: int):
     in_notebook = process.in_notebook()
     file = sys.stdout if in_notebook else sys.stderr
     seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
-    bar = tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds)
-    if in_notebook:
-        from IPython.display import clear_output
-
-        close = bar.close
-        bar.close = lambda: (close(), clear_output())
-    return bar
+    return tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds, leave=not in_notebook)

@@ -11,25 +11,27 @@ from beyond_hard_labels.base import paths, process
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import tell
 from beyond_hard_labels.data import votes
-from beyond_hard_labels.learn.train import Progress, train
-from beyond_hard_labels.runs import checkpoints, store
-from beyond_hard_labels.runs.inputs import images_of, labels_of, split_of
+from beyond_hard_labels.runs import checkpoints, fresh, store
+from beyond_hard_labels.runs.inputs import empty_classes, images_of, labels_of, split_of
 from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 
 CHECKPOINT_SECONDS = 20.0  # between two, at least
+_CODE = fresh.code_fingerprints(*fresh.training_modules())  # of the code that this process runs
+
+
+class Moved(InputError):
+    """The code or the data of a run changed under it, so that it cannot be said what it was made of."""
 
 
 def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = None) -> Run:
     """Train one run and store it, by default in the build folder.
 
-    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller
-    holds the run's lock. A checkpoint is made at the end of an epoch, after CHECKPOINT_SECONDS of
-    training, and whenever it must stop.
+    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller holds the
+    run's lock. One is made at the end of an epoch, after CHECKPOINT_SECONDS, and whenever it must stop.
 
     Parameters
     ----------
-    spec : RunSpec
     deadline : float
         ``time.time()`` after which no step starts.
     folder : Path, optional
@@ -37,32 +39,24 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
 
     Raises
     ------
-    TimeUp, Terminated
-        If the deadline passed, or the process was told to stop; a checkpoint is left.
-    Unwritten
-        If the disk does not take what must be written.
+    TimeUp, Terminated, Unwritten
+        If the deadline passed, it was told to stop, or the disk is full; a checkpoint is left.
+    Diverged
+        If the training ends in numbers that are not finite; no checkpoint is left.
+    Moved
+        If the code changed since this process began, or code or data during the training; nothing is stored.
+        Checkpoints stay: they name what they were made of, so they count again once that is back, and not before.
     """
     _require_safetensors()
+    from beyond_hard_labels.learn.train import Diverged, train
+
+    made_of = fresh.provenance(spec)  # before anything is read
+    _refuse_moved(made_of | {"code": _CODE}, made_of, f"run {spec.key} is not trained: since this process began")
     data = images_of(spec)
-    split = split_of(spec, data)
-    labels = labels_of(spec, data)
-    start, before = None, 0.0
-    if folder is None:
-        store.set_aside_damaged(spec)
-        start, before = checkpoints.latest(spec)
-    if start:
-        tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
-    started = saved = time.perf_counter()
-
-    def keep(progress: Callable[[], Progress], stopping: bool) -> None:
-        nonlocal saved
-        now = time.perf_counter()
-        if folder is None and (stopping or now - saved >= CHECKPOINT_SECONDS):
-            made = progress()
-            if made.epoch or made.step:  # else there is nothing to keep
-                checkpoints.save(spec, made, before + now - started)
-            saved = time.perf_counter()
-
+    split, labels = split_of(spec, data), labels_of(spec, data)
+    tell_empty_classes(spec, empty_classes(split, labels, data))
+    start, before = _where_it_was(spec) if folder is None else (None, 0.0)
+    started = time.perf_counter() - before
     with process.patient():
         _show_progress(spec, start.epoch if start else 0)
         try:
@@ -76,15 +70,62 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
                 start=start,
                 on_step=process.check,
                 on_epoch=functools.partial(_show_progress, spec),
-                on_checkpoint=keep,
+                on_checkpoint=_keeper(spec, made_of, started) if folder is None else _keep_nothing,
             )
+        except Diverged as error:
+            checkpoints.remove(spec)
+            raise Diverged(f"run {spec.key} is not stored: {error}") from error
         finally:
             progress_file(spec).unlink(missing_ok=True)
-        run = store.save(spec, trained, split, data, labels, before + time.perf_counter() - started, folder)
+        _refuse_moved(made_of, fresh.provenance(spec), f"run {spec.key} is not stored: while it was trained")
+        run = store.save(spec, trained, split, data, labels, made_of, time.perf_counter() - started, folder)
         if folder is None:
             checkpoints.remove(spec)
     process.check()
     return run
+
+
+def _where_it_was(spec: RunSpec) -> tuple:
+    """Return the last checkpoint of a run, None if there is none, and its seconds; what is damaged is set aside."""
+    store.set_aside_damaged(spec)
+    start, seconds = checkpoints.latest(spec)
+    if start:
+        tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
+    return start, seconds
+
+
+def _refuse_moved(before: dict, after: dict, what: str) -> None:
+    if changed := fresh.changes(before, after):
+        raise Moved(
+            f"{what}, {fresh.told(changed)}; a new process, or a restarted kernel, trains it with what is there now"
+        )
+
+
+def tell_empty_classes(spec: RunSpec, empty: dict[str, list[str]]) -> None:
+    """Say which classes a run has no image of; metrics leave those without a test image out."""
+    for part, names in empty.items():
+        if names:
+            tell(f"{spec.key} has no {part} image of the class{'es' if names[1:] else ''} {', '.join(names)}")
+
+
+def _keeper(spec: RunSpec, made_of: dict, started: float) -> Callable:
+    """Return what `train` is to call with its progress: it keeps some of it."""
+    saved = time.perf_counter()
+
+    def keep(progress: Callable, stopping: bool) -> None:
+        nonlocal saved
+        now = time.perf_counter()
+        if stopping or now - saved >= CHECKPOINT_SECONDS:
+            made = progress()
+            if made.epoch or made.step:  # else there is nothing to keep
+                checkpoints.save(spec, made, made_of, now - started)
+            saved = time.perf_counter()
+
+    return keep
+
+
+def _keep_nothing(progress: Callable, stopping: bool) -> None:
+    pass
 
 
 def _require_safetensors() -> None:
@@ -104,4 +145,4 @@ def progress_file(spec: RunSpec) -> Path:
 def _show_progress(spec: RunSpec, epoch: int) -> None:
     with contextlib.suppress(OSError):  # it only moves the bar
         progress_file(spec).parent.mkdir(parents=True, exist_ok=True)
-        progress_file(spec).write_text(str(epoch))
+        progress_file(spec).write_text(str(epoch), "utf-8")

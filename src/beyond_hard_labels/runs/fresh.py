@@ -98,7 +98,6 @@ def provenance(spec: RunSpec) -> dict[str, dict]:
     return {"data": data, "code": code_fingerprints(*training_modules()), "versions": versions(*_RESULT_PACKAGES)}
 
 
-@functools.cache
 def training_modules() -> tuple[str, ...]:
     """Return the modules that determine what a run comes to: see the rule above."""
     found, waiting = set(), list(_TRAINING)
@@ -121,7 +120,7 @@ def can_train(spec: RunSpec) -> bool:
 
 def data_is_here(spec: RunSpec) -> bool:
     """Return whether the images that a run is trained on are on this machine."""
-    return spec.dataset == sets.SYNTHETIC or spec.dataset in sets.names()
+    return spec.dataset == sets.SYNTHETIC or sets.is_here(spec.dataset)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -164,11 +163,10 @@ def code_fingerprints(*modules: str) -> dict[str, str]:
     return {module: code_fingerprint(module) for module in sorted(modules)}
 
 
-@functools.cache
 def code_fingerprint(module: str) -> str:
-    """Return the hash of a module's code; its script and its style, of the same name, count too."""
+    """Return the hash of a module's code; its script, style and facts, of the same name, count too."""
     digest = hashlib.sha256(code_without_comments(_source(module)).encode())
-    for part in (_path(module).with_suffix(".css"), _path(module).with_suffix(".js")):
+    for part in map(_path(module).with_suffix, (".css", ".js", ".yml")):
         digest.update(part.read_bytes() if part.is_file() else b"")
     return digest.hexdigest()[:16]
 

@@ -7,8 +7,8 @@ A published grid is three files in ``results``:
 
     grid_NAME_rows.csv      one row a run of every part, see `rows`
     grid_NAME_curves.csv    one row an epoch of every run, see `curves`
-    grid_NAME.json          checksums of these; per part its keys, the fields that its runs share, and what
-                            they were made of and on
+    grid_NAME.json          checksums of these; per part its keys, the fields that its runs share, what they
+                            were made of, as their manifests say, and the machines that made them
 
 So a row is as good as a run but for its predictions: its spec is whole, and hashes to its key.
 """
@@ -16,7 +16,7 @@ So a row is as good as a run but for its predictions: its spec is whole, and has
 import itertools
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,56 +33,49 @@ from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import OF_FILE, Study, read_profile, require_generated, values_of
 
-GRIDS = ("when", "votes")
+GRIDS = ("when", "votes")  # those of the book
 SIZES = ("full", "slice", "smoke")
 VARYING = (  # the fields that may differ within a part, which are columns of its rows
     *("dataset", "labels", "split", "backbone", "epochs", "train_share", "votes_per_image", "label_smoothing"),
-    *("class_weights", "augment_colour", "learning_rate", "schedule", "weight_decay", "decay", "ties"),
+    *("data_seed", "ambiguous", "class_weights", "augment_colour", "learning_rate", "schedule"),
+    *("weight_decay", "decay", "ties"),
 )
 RATES = {"small": 1500, "small_mobile": 1800}  # images of 32 px a second that a core trains, by backbone
 _START = 5  # seconds until a worker trains
 _OF_STUDY = ("profile", "protocol", "splits", "perplexity", "tsne_iterations")  # parameters that a run has not
+_NAMES = {"one_hot_kl": "kl_one_hot"}  # columns that are named otherwise than their metric
 
 
-class Results(NamedTuple):
-    """What is known of a grid.
-
-    Attributes
-    ----------
-    rows, curves : pandas.DataFrame
-        See `rows` and `curves`, with the column ``part`` in front; a run may come in several parts.
-    source : str
-        Sentences: which parts are published ones, of what machine and versions and with what changed
-        since, and which were trained here.
-    published : dict of str to list of str
-        What changed since a published part was made, see `runs.changes`, by its name.
-    left_out : dict of str to str
-        The set that a part needs and that is not here, by the part's name.
-    """
+class Part(NamedTuple):
+    """A published part: its tables as in `Results`, the specs of its rows, and what they were made of and on."""
 
     rows: pd.DataFrame
     curves: pd.DataFrame
-    source: str
-    published: dict[str, list[fresh.Change]]
-    left_out: dict[str, str]
+    specs: list[RunSpec]
+    machines: list[dict[str, str]]  # see `store.machine`
+    versions: dict[str, str]
+    changes: list[fresh.Change]  # since its runs were trained
+
+
+class Results(NamedTuple):
+    """What is known of a grid; a run may come in several parts."""
+
+    rows: pd.DataFrame  # see `rows`, with the column ``part`` in front
+    curves: pd.DataFrame  # see `curves`, likewise
+    published: dict[str, Part]  # the parts that are published ones, by name
+    trained: list[str]  # the parts of which the slice was trained on this machine
+    left_out: dict[str, str]  # the set that a part needs and that is not here, by the part's name
 
 
 def parts(grid: str, study: Study, *, which: str = "slice") -> dict[str, list[RunSpec]]:
     """Return the specs of each part of a grid, cell by cell, both kinds of label of a split together.
 
-    Parameters
-    ----------
-    grid : str
-        One of `GRIDS`.
-    study : Study
-        What it changes holds here, too, but for what a part decides; ``splits`` is an upper bound.
-    which : str
-        One of `SIZES`; the profile ``smoke`` always has its own in place of ``slice``. Parts without
-        that size, and those on a set that is not here, are left out; see `left_out`.
+    What a study changes holds here, too, but for what a part decides; ``splits`` is an upper bound. `which` is one
+    of `SIZES`; the profile ``smoke`` always has its own in place of ``slice``. Parts without that size, and those
+    on a set that is not here, are left out; see `left_out`.
     """
-    return {
-        name: specs for name, part in _parts(grid).items() if _is_here(part) and (specs := _specs(part, study, which))
-    }
+    here = {name: part for name, part in _parts(grid).items() if _is_here(part)}
+    return {name: specs for name, part in here.items() if (specs := _specs(part, study, which))}
 
 
 def left_out(grid: str) -> dict[str, str]:
@@ -91,9 +84,10 @@ def left_out(grid: str) -> dict[str, str]:
 
 
 def _parts(grid: str) -> dict[str, dict]:
-    if grid not in GRIDS:
-        raise InputError(f"grid is '{grid}', expected one of {', '.join(GRIDS)}")
-    return read_profile("grids")[grid]
+    known = read_profile("grids")
+    if grid not in known:
+        raise InputError(f"grid is '{grid}', expected one of {', '.join(known)}")
+    return known[grid]
 
 
 def _is_here(part: dict) -> bool:
@@ -122,48 +116,41 @@ def _specs(part: dict, study: Study, which: str, of_file: dict[str, Any] | None 
         for choice in itertools.product(*options):
             values = values_of(profile, changed | dict(zip(cell, choice, strict=True)), of_file)
             shared = {name: value for name, value in values.items() if name not in _OF_STUDY}
-            kinds = part.get("labels", votes.LABEL_KINDS)
+            kinds = [shared.pop("labels")] if "labels" in shared else part.get("labels", votes.LABEL_KINDS)
             found += [RunSpec(**shared, labels=kind, split=split) for split in range(splits) for kind in kinds]
-    return found
+    if not part.get("replicates"):
+        return found
+    return [replace(s, data_seed=s.data_seed + s.split) for s in sorted(found, key=lambda spec: spec.split)]
 
 
 def images_seen(spec: RunSpec) -> int:
-    """Return the training images that a run sees, times its epochs, for splits of 60/20/20."""
-    return round(spec.epochs * 0.6 * spec.n_images * spec.train_share)
+    """Return the training images that a run sees, times its epochs, for splits of 60/20/20 or 75/25."""
+    return round(spec.epochs * (0.75 if spec.test_images else 0.6) * spec.n_images * spec.train_share)
 
 
-def cost(specs: Iterable[RunSpec]) -> pd.DataFrame:
-    """Return what runs take, one row a run: ``key``, ``images`` (trained on, times epochs), ``seconds`` of a core.
+def seconds(spec: RunSpec) -> float:
+    """Return an estimate of what a run takes of a core, from `RATES`; NaN for another backbone or device.
 
-    Seconds are an estimate from `RATES`, for pixels as many as an image has; validation images are
-    predicted after every epoch, which takes a third of training on them. NaN for another backbone or
-    device.
+    Validation images are predicted after every epoch, which takes a third of training on them.
     """
-    rows = []
-    for spec in specs:
-        predicted = spec.epochs * 0.2 * spec.n_images
-        rate = RATES.get(spec.backbone, np.nan) if spec.device == "cpu" else np.nan
-        seconds = (images_seen(spec) + predicted / 3) * (spec.image_size / 32) ** 2 / rate
-        rows.append({"key": spec.key, "images": images_seen(spec), "seconds": seconds})
-    return pd.DataFrame(rows)
+    rate = RATES.get(spec.backbone, np.nan) if spec.device == "cpu" else np.nan
+    return (images_seen(spec) + spec.epochs * 0.2 * spec.n_images / 3) * (spec.image_size / 32) ** 2 / rate
 
 
 def plan_table(of_parts: dict[str, list[RunSpec]], *, workers: int) -> pd.DataFrame:
-    """Return what the parts of a grid still take, one row a part and one for all: runs, missing ones, images, minutes.
+    """Return what the parts of a grid still take, one row a part and one for all.
 
-    A run that several parts have in common counts in the first. Minutes are those of so many workers
-    with a core each.
+    A run that several parts have in common counts in the first; minutes are of workers with a core each.
     """
-    rows, seen = [], set()
+    table, seen = [], set()
     for name, specs in of_parts.items():
         own = [spec for spec in dict.fromkeys(specs) if spec not in seen]
         seen |= set(own)
         missing = [spec for spec in own if find(spec) is None]
-        take = cost(missing) if missing else pd.DataFrame({"images": [0], "seconds": [0.0]})
-        rows.append((name, len(own), len(missing), take["images"].sum(), take["seconds"].sum(skipna=False)))
-    table = pd.DataFrame(rows, columns=["part", "runs", "missing", "image-epochs", "minutes"])
+        take = sum(map(seconds, missing)) / workers + _START * bool(missing)
+        table.append((name, len(own), len(missing), sum(map(images_seen, missing)), take / 60))
+    table = pd.DataFrame(table, columns=["part", "runs", "missing", "image-epochs", "minutes"])
     table.loc[len(table)] = ["all", *table.iloc[:, 1:].sum(skipna=False)]
-    table["minutes"] = (table["minutes"] / workers + _START * (table["missing"] > 0)) / 60
     return table.astype({"runs": int, "missing": int, "image-epochs": int}).round({"minutes": 1})
 
 
@@ -179,19 +166,17 @@ def rows(found: list[Run]) -> pd.DataFrame:
         ``kl_scaled_truth`` (to the soft truth), see `Run.temperatures`; ``floor``, the KL that a model
         would keep that knows each distribution, since the truth is made of finitely many votes
         (`metrics.noise_floor`, 0 for an exact truth); ``label_floor``, the same of the labels trained
-        on, see `label_floor`; ``seconds`` of training.
+        on, see `label_floor`; ``seconds`` of training. A published row has NaN for a metric that is newer.
     """
     return pd.DataFrame([_row(run) for run in found])
 
 
 def _row(run: Run) -> dict[str, Any]:
-    spec, fitted = run.spec, run.temperatures()
-    scores = {{"one_hot_kl": "kl_one_hot"}.get(name, name): value for name, value in run.metrics.items()}
-    cast = run.stored("test_votes")
+    spec, fitted, cast = run.spec, run.temperatures(), run.stored("test_votes")
     return (
         {name: getattr(spec, name) for name in VARYING}
         | {"training_images": run.manifest["training_images"], "key": spec.key}
-        | scores
+        | {_NAMES.get(name, name): value for name, value in run.metrics.items()}
         | dict(zip(("temperature", "kl_scaled"), fitted["own targets"], strict=True))
         | dict(zip(("temperature_truth", "kl_scaled_truth"), fitted["soft truth"], strict=True))
         | {"floor": 0.0 if cast is None else metrics.noise_floor(cast)}
@@ -203,17 +188,10 @@ def _row(run: Run) -> dict[str, Any]:
 def label_floor(distribution: np.ndarray, n_votes: int) -> float:
     """Return how far soft labels of some votes are expected to be from the truth, a KL in nats.
 
-    To first order it is (support - 1) / (2 m), averaged over the images, where votes are drawn from an
-    exact distribution. Where m of an image's n votes are taken without replacement, and those n are
-    the truth, it is (n - m) / (n - 1) of that. All votes, or the exact truth, have 0. One vote on two
-    classes gives 0.5.
-
-    Parameters
-    ----------
-    distribution : np.ndarray
-        (N, K), exact distributions, rows sum to 1; or votes, int.
-    n_votes : int
-        Votes a label is made of; 0 for all.
+    To first order it is (support - 1) / (2 m), averaged over the images, where m votes are drawn from an
+    exact distribution (N, K). Where m of an image's n votes (N, K), int, are taken without replacement, and
+    those n are the truth, it is (n - m) / (n - 1) of that. All votes, m = 0, have 0. One vote on two classes
+    gives 0.5.
     """
     if n_votes == 0:
         return 0.0
@@ -230,13 +208,9 @@ def curves(found: list[Run]) -> pd.DataFrame:
 
     Examples are the training images seen by then; both metrics are of the validation images.
     """
-    tables = []
-    for run in found:
-        table = run.history[["epoch", "macro_accuracy", "kl"]]
-        table.insert(1, "examples", table["epoch"] * run.manifest["training_images"])
-        table.insert(0, "key", run.spec.key)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    sizes = [(run, run.manifest["training_images"]) for run in found]
+    tables = [run.history.assign(key=run.spec.key, examples=run.history["epoch"] * size) for run, size in sizes]
+    return pd.concat(tables, ignore_index=True)[["key", "epoch", "examples", "macro_accuracy", "kl"]]
 
 
 def results(grid: str, study: Study) -> Results:
@@ -245,24 +219,13 @@ def results(grid: str, study: Study) -> Results:
     A published part counts where it is what the study would train: with other parameters or in the
     profile ``smoke`` its specs are others, and the slice is shown.
     """
-    of_project, tables, alike, changed = published(grid), [], {}, {}
-    for name, part in _matching(grid, study, of_project).items():
-        changed[name] = part.changes
-        tables.append((part.rows, part.curves))
-        alike.setdefault(
-            f"published, {part.made}; changed since then: {fresh.told(part.changes) or 'nothing'}.", []
-        ).append(name)
-    said = [f"{', '.join(f'`{name}`' for name in parts)}: {text}" for text, parts in alike.items()]
-    own = to_train(grid, study)
+    of_project, own = _matching(grid, study, published(grid)), to_train(grid, study)
     by_key = {run.spec.key: run for run in ensure_specs([spec for specs in own.values() for spec in specs])}
-    for name, specs in own.items():
-        found = [by_key[spec.key] for spec in specs]
-        tables.append(tuple(_of_part(name, table) for table in (rows(found), curves(found))))
-    if own:
-        said.append(f"{', '.join(f'`{name}`' for name in own)}: the slice of the grid, trained on this machine.")
-    absent = {name: dataset for name, dataset in left_out(grid).items() if name not in changed}
+    tables = [(part.rows, part.curves) for part in of_project.values()]
+    tables += [_tables(name, [by_key[spec.key] for spec in specs]) for name, specs in own.items()]
     frames = (pd.concat(column, ignore_index=True) for column in zip(*tables, strict=True))
-    return Results(*frames, " ".join(said), changed, absent)
+    absent = {name: dataset for name, dataset in left_out(grid).items() if name not in of_project}
+    return Results(*frames, of_project, list(own), absent)
 
 
 def to_train(grid: str, study: Study) -> dict[str, list[RunSpec]]:
@@ -271,29 +234,12 @@ def to_train(grid: str, study: Study) -> dict[str, list[RunSpec]]:
     return {name: specs for name, specs in parts(grid, study).items() if name not in of_project}
 
 
-def _of_part(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    table.insert(0, "part", name)
-    return table
-
-
-def state(grid: str, study: Study) -> list:
-    """Return what decides what `results` shows: runs that are here, sets that are not, and published files."""
-    specs = [spec for part in parts(grid, study).values() for spec in part]
-    here = {spec.key: run.manifest["files"] for spec in specs if (run := find(spec))}
-    return [here, left_out(grid), {path.name: files.checksum(path) for path in grid_files(grid) if path.is_file()}]
-
-
-class Part(NamedTuple):
-    """A published part: its tables, the specs of its runs, and what it was made of.
-
-    ``made`` says in words on what machine and with what versions.
-    """
-
-    rows: pd.DataFrame
-    curves: pd.DataFrame
-    specs: list[RunSpec]
-    made: str
-    changes: list[fresh.Change]
+def _tables(name: str, found: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return rows and curves of a part's runs, with its name in front."""
+    tables = rows(found), curves(found)
+    for table in tables:
+        table.insert(0, "part", name)
+    return tables
 
 
 def grid_files(grid: str) -> list[Path]:
@@ -304,8 +250,7 @@ def grid_files(grid: str) -> list[Path]:
 
 def _matching(grid: str, study: Study, of_project: dict[str, Part]) -> dict[str, Part]:
     """Return the published parts that are what the study would train in full."""
-    known = _parts(grid)
-    same = {}
+    known, same = _parts(grid), {}
     for name, part in of_project.items():
         of_file = None if _is_here(known[name]) else {field: getattr(part.specs[0], field) for field in OF_FILE}
         if set(_specs(known[name], study, "full", of_file)) == set(part.specs):
@@ -331,54 +276,50 @@ def published(grid: str) -> dict[str, Part]:
         if not found.endswith(expected):
             raise files.Damaged(f"{table} is {found}, expected sha256 {expected} as in {manifest.name}; restore it")
     frames = [pd.read_csv(table) for table in tables]
+    newer = {_NAMES.get(name, name) for name in metrics.METRICS} - set(frames[0])
+    frames[0] = frames[0].assign(**dict.fromkeys(sorted(newer), np.nan))
     known = [name for name in _parts(grid) if name in about["parts"]]
     return {name: _published_part(manifest, name, about["parts"][name], *frames) for name in known}
 
 
-def _published_part(path: Path, name: str, about: dict, all_rows: pd.DataFrame, all_curves: pd.DataFrame) -> Part:
-    own = all_rows[all_rows["part"] == name].reset_index(drop=True)
-    specs = _specs_of(own, about["shared"])
+def _published_part(path: Path, name: str, about: dict, *tables: pd.DataFrame) -> Part:
+    own, curves_of = (table[table["part"] == name].reset_index(drop=True) for table in tables)
+    types = {field.name: field.type for field in fields(RunSpec)}
+    columns = [name for name in VARYING if name not in about["shared"] and name in own and own[name].notna().all()]
+    varied = [dict(zip(columns, values, strict=True)) for values in own[columns].itertuples(index=False)]
+    specs = [RunSpec(**about["shared"], **{field: types[field](v) for field, v in each.items()}) for each in varied]
     if [spec.key for spec in specs] != own["key"].tolist() or own["key"].tolist() != about["keys"]:
         raise files.Damaged(f"{path}: the rows of part '{name}' are not the runs of its keys; publish the grid again")
-    machines = " and ".join(", ".join(f"{what} {value}" for what, value in each.items()) for each in about["machines"])
-    versions = ", ".join(f"{package} {version}" for package, version in about["made_of"]["versions"].items())
-    curves_of = all_curves[all_curves["part"] == name].reset_index(drop=True)
+    own = own.assign(**{name: [getattr(spec, name) for spec in specs] for name in VARYING if name not in own})
     changes = fresh.changes(about["made_of"], fresh.provenance(specs[0]))
-    return Part(own, curves_of, specs, f"made on {machines} with {versions}", changes)
-
-
-def _specs_of(table: pd.DataFrame, shared: dict[str, Any]) -> list[RunSpec]:
-    types = {field.name: field.type for field in fields(RunSpec)}
-    columns = [name for name in VARYING if name not in shared]
-    return [
-        RunSpec(**shared, **{name: types[name](value) for name, value in zip(columns, values, strict=True)})
-        for values in table[columns].itertuples(index=False)
-    ]
+    return Part(own, curves_of, specs, about["machines"], about["made_of"]["versions"], changes)
 
 
 def publish(grid: str, study: Study) -> list[str]:
     """Write the files of a grid with every part that is trained in full here; return the names of those.
 
     A part that was published before stays as it is where it is not trained here.
+
+    Raises
+    ------
+    InputError
+        If the runs of a part were not all made of the same data, code and versions; nothing is written.
     """
     path, *tables = grid_files(grid)
-    before, about = published(grid), {}
-    if before:
-        about = files.read_sealed_json(path)["parts"]
+    before = published(grid)
+    about = files.read_sealed_json(path)["parts"] if before else {}
     kept, done = {name: part[:2] for name, part in before.items()}, []
     for name, specs in parts(grid, study, which="full").items():
         found = [store.find(spec) for spec in specs]
         if None in found:
             continue
-        shared = {field: value for field, value in asdict(specs[0]).items() if field not in VARYING}
-        machines = {json.dumps(run.manifest["machine"], sort_keys=True) for run in found}
         about[name] = {
-            "shared": shared,
+            "shared": {field: value for field, value in asdict(specs[0]).items() if field not in VARYING},
             "keys": [spec.key for spec in specs],
-            "made_of": fresh.provenance(specs[0]),
-            "machines": [json.loads(machine) for machine in sorted(machines)],
+            "made_of": _made_of(name, found),
+            "machines": _distinct(run.manifest["machine"] for run in found),
         }
-        kept[name] = tuple(_of_part(name, table) for table in (rows(found), curves(found)))
+        kept[name] = _tables(name, found)
         done.append(name)
     if done:
         kept = {name: kept[name] for name in _parts(grid) if name in kept}
@@ -387,3 +328,18 @@ def publish(grid: str, study: Study) -> list[str]:
         checksums = {table.name: files.checksum(table) for table in tables}
         files.write_json(path, {"files": checksums, "parts": about}, sealed=True)
     return done
+
+
+def _made_of(name: str, found: list[Run]) -> dict[str, dict]:
+    """Return what the runs of a part were made of, as it was recorded when they were trained."""
+    first, *others = _distinct({part: run.manifest[part] for part in ("data", "code", "versions")} for run in found)
+    if others:
+        raise InputError(
+            f"part '{name}' is not published: its runs were not all made of the same ("
+            f"{fresh.told(fresh.changes(first, others[0]))}); remove those with 'bhl clean --run KEY' and train again"
+        )
+    return first
+
+
+def _distinct(values: Iterable[dict]) -> list[dict]:
+    return [json.loads(text) for text in sorted({json.dumps(value, sort_keys=True) for value in values})]

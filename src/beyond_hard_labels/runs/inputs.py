@@ -5,15 +5,29 @@ from dataclasses import replace
 
 import numpy as np
 
+from beyond_hard_labels.base import memory
+from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.data import sets, votes
-from beyond_hard_labels.data.images import LabelledImages, Split, random_split, shrink, thin
+from beyond_hard_labels.data.images import LabelledImages, Split, random_split, shrink, slice_split, thin
 from beyond_hard_labels.runs.spec import RunSpec
+
+_BYTES_BESIDE = 1000  # of an image of the synthetic set: its parameters, distribution and name
 
 
 def images_of(spec: RunSpec) -> LabelledImages:
-    """Return the images that a run is trained on; generated or read once a process."""
+    """Return the images that a run is trained on; generated or read once a process.
+
+    Raises
+    ------
+    InputError
+        If they do not fit into the memory that is free, before any is drawn; if a set's file changed while it
+        was read.
+    """
     if spec.dataset == sets.SYNTHETIC:
-        return _generate(spec.n_images, spec.image_size, spec.data_seed)
+        more_pure = spec.n_images if spec.ambiguous == "replaced" else 0  # always enough
+        n_images = spec.n_images + spec.test_images + more_pure
+        memory.require(n_images * (3 * spec.image_size**2 + _BYTES_BESIDE), f"n_images={n_images} of the synthetic set")
+        return _generate(spec.n_images, spec.image_size, spec.data_seed, spec.test_images, more_pure)
     return _prepare(spec.dataset, sets.fingerprint(spec.dataset), spec.n_images, spec.image_size, spec.raters)
 
 
@@ -24,32 +38,67 @@ def _prepare(dataset: str, fingerprint: str, n_images: int, image_size: int, rat
         of_whole_set = votes.complete_raters(sets.read(dataset).ratings)
         counts = votes.count(of_whole_set[:n_images], len(data.class_names))
         data = replace(data, votes=counts, truth=votes.soft(counts))
+    if sets.fingerprint(dataset) != fingerprint:
+        raise InputError(f"the file of {dataset} changed while it was read; the same command starts again")
     return shrink(data, image_size)
 
 
 @functools.lru_cache(maxsize=2)
-def _generate(n_images: int, image_size: int, data_seed: int) -> LabelledImages:
+def _generate(n_images: int, image_size: int, data_seed: int, test_images: int, more_pure: int) -> LabelledImages:
     from beyond_hard_labels.data import shapes
 
-    return shapes.synthetic(n_images, image_size, data_seed)
+    return shapes.synthetic(n_images, image_size, data_seed, test_images=test_images, more_pure=more_pure)
 
 
 def split_of(spec: RunSpec, data: LabelledImages) -> Split:
-    """Return the split of a run."""
+    """Return the split of a run; its ambiguous training images are those without unanimous labels."""
     if spec.split_kind == "random":
-        split = random_split(len(data.ids), spec.split)
+        split = random_split(spec.n_images, spec.split, spec.test_images)
     else:
-        from beyond_hard_labels.data import dcic
-
-        split = dcic.slice_split(data.fold, spec.split + 1)  # slices are counted from 1
-    return thin(split, spec.train_share, spec.split)
+        split = slice_split(data.fold, spec.split + 1)  # slices are counted from 1
+    split = thin(split, spec.train_share, spec.split)
+    if spec.ambiguous == "kept":
+        return split
+    pure = split.train[data.truth[split.train].max(axis=1) == 1]
+    more = np.arange(spec.n_images + spec.test_images, len(data.ids))  # none unless they are replaced
+    return split._replace(train=np.concatenate([pure, more[: len(split.train) - len(pure)]]))
 
 
 def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
-    """Return the labels of all images as a run is given them: of how many votes, and of which kind."""
+    """Return the labels of all images as a run is given them: of how many votes, and of which kind.
+
+    ``hard`` and ``soft`` are the paper's (`votes.targets`). ``hard_weighted`` counts an image as much as
+    its largest share. ``soft_colour`` and ``soft_shape`` are soft in the one and hard in the other.
+    ``soft_shuffled`` is the soft label of another image of the same majority and part of the split.
+    ``one_vote`` is drawn anew from the soft label in each epoch.
+    """
     cast, short = (data.truth if data.votes is None else data.votes), np.zeros(len(data.ids), bool)
     if spec.votes_per_image and data.votes is None:
         cast = votes.draw(data.truth, spec.votes_per_image, spec.split)
     elif spec.votes_per_image:
         cast, short = votes.subsample(cast, spec.votes_per_image, spec.split)
-    return votes.targets(cast, spec.labels, ties=spec.ties, seed=spec.split)._replace(short=short)
+    hard, soft = (
+        votes.targets(cast, kind, ties=spec.ties, seed=spec.split)._replace(short=short) for kind in votes.LABEL_KINDS
+    )
+    match spec.labels:
+        case "hard_weighted":
+            return hard._replace(weight=soft.rows.max(axis=1))
+        case "one_vote":
+            return soft._replace(vote_seed=spec.split)
+        case "soft_shuffled":
+            return soft._replace(rows=votes.shuffle(soft.rows, split_of(spec, data), spec.split))
+        case "soft_colour" | "soft_shape":
+            from beyond_hard_labels.data import shapes
+
+            if data.class_names != shapes.CLASS_NAMES:
+                raise InputError(f"labels are '{spec.labels}', which {data.name} has not: expected the synthetic set")
+            pair = (soft.rows, hard.rows) if spec.labels == "soft_colour" else (hard.rows, soft.rows)
+            return hard._replace(rows=shapes.product(*pair))
+    return hard if spec.labels == "hard" else soft
+
+
+def empty_classes(split: Split, labels: votes.Targets, data: LabelledImages) -> dict[str, list[str]]:
+    """Return the classes that lead no label of a training image that is kept, and no truth of a test image."""
+    rows = split.train[labels.keep[split.train]]
+    leading = {"training": labels.rows[rows].argmax(axis=1), "test": data.truth[split.test].argmax(axis=1)}
+    return {part: [name for c, name in enumerate(data.class_names) if c not in of] for part, of in leading.items()}

@@ -1,8 +1,4 @@
-"""A study: the grid of runs behind the book, and how it is executed.
-
-A study is a profile with overrides. Its runs are all kinds of label times all splits; each is looked
-up in the store and trained if it is not there.
-"""
+"""t-SNE maps of runs, made once and kept in the build folder until what they were made of changes."""
 
 import io
 import json
@@ -62,7 +58,7 @@ def set_aside_damaged_map(path: Path) -> None:
 
 
 def map_inputs(manifest: dict) -> dict[str, dict]:
-    """Return what a map of a run with this manifest depends on, as `runs.changes` compares it."""
+    """Return what a map of a run with this manifest depends on, as `fresh.changes` compares it."""
     return {
         "data": {"features of its run": manifest["files"]["features.npz"]},
         "code": fresh.code_fingerprints("learn.tsne"),

@@ -1,26 +1,17 @@
-"""The studies that the project publishes: which they are, how they get into ``results``, and the page that shows them.
+"""The studies that the project publishes: which they are, and how they get into ``results``."""
 
-A study is shown once all its runs are there; the others are named with the command that trains and
-publishes them, so nobody takes what was not run for what was left out.
-"""
-
-import functools
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.book import report
 from beyond_hard_labels.data import sets
-from beyond_hard_labels.data.votes import LABEL_KINDS
 from beyond_hard_labels.learn import metrics
-from beyond_hard_labels.runs import fresh, grids, store
+from beyond_hard_labels.runs import store
 from beyond_hard_labels.runs.ensure import ensure
 from beyond_hard_labels.runs.maps import map_of
 from beyond_hard_labels.runs.store import Run
@@ -33,10 +24,11 @@ class Entry(NamedTuple):
     Attributes
     ----------
     title, command : str
+        What it is, and the options of ``bhl study`` that train it.
     study : Study or None
         None if it is on a set that is neither here nor published.
     runs : list of Run
-        Its published runs; empty unless all are there.
+        Its published runs; empty unless all are there, so nobody takes a part of it for the whole.
     """
 
     title: str
@@ -49,8 +41,8 @@ def entries() -> list[Entry]:
     """Return all studies that are to be published, in the order of ``profiles/published.yml``."""
     found = []
     for title, asked in read_profile("published").items():
-        profile, *sets = (f"{name}={value}" for name, value in asked.items())
-        command = " ".join([f"--profile {profile.partition('=')[2]}", *(f"--set {pair}" for pair in sets)])
+        changed = {name: value for name, value in asked.items() if name != "profile"}
+        command = " ".join([f"--profile {asked['profile']}", *(f"--set {n}={value}" for n, value in changed.items())])
         known = asked.get("dataset", sets.SYNTHETIC)
         here = known in (sets.SYNTHETIC, *sets.names()) or store.published_specs(known)
         study = plan(**asked) if here else None
@@ -93,8 +85,8 @@ def publish_run(run: Run, plane: np.ndarray | None, settings: dict) -> Run:
     files.sweep(folder)
     with files.writing(folder) as temporary:
         temporary.mkdir()
-        for name in ("spec.json", "history.csv"):
-            (temporary / name).write_bytes((run.folder / name).read_bytes())
+        (temporary / "spec.json").write_bytes((run.folder / "spec.json").read_bytes())
+        run.history.to_csv(temporary / "history.csv", index=False)
         for kept in (arrays | slim, arrays):  # float16 where it is exact enough
             store.write_npz(temporary / "predictions.npz", **kept)
             scores = with_predictions_of(run, temporary).scores()
@@ -118,114 +110,14 @@ def with_predictions_of(run: Run, folder: Path) -> Run:
         return replace(run, folder=folder, index=index, truth=truth, predicted=metrics.softmax(logits))
 
 
-def as_printed(scores) -> str:
-    """Return the scores of a run with as many digits as pages print."""
+def as_printed(scores, like=None) -> str:
+    """Return the scores of a run with as many digits as pages print, only those that `like` has, too.
+
+    A metric that is newer than a published run is not among its scores, and does not make it another.
+    """
     if isinstance(scores, dict):
-        return ", ".join(f"{name} {as_printed(scores[name])}" for name in sorted(scores))
+        like = scores if like is None else like
+        return ", ".join(f"{name} {as_printed(scores[name], like[name])}" for name in sorted(scores.keys() & like))
     if isinstance(scores, list):
         return " with KL ".join(map(as_printed, scores))  # a temperature
     return "none" if scores is None else f"{scores:.4f}"
-
-
-def table(found: list[Entry]) -> pd.DataFrame:
-    """Return one row a published study, below the paper's own row of its set: both arms, mean ± deviation."""
-    rows, named = [], set()
-    for entry in (entry for entry in found if entry.runs):
-        spec, scores = entry.runs[0].spec, report.scores(entry.runs).groupby("labels")
-        means, deviations = scores[["macro_accuracy", "kl"]].mean(), scores[["macro_accuracy", "kl"]].std()
-        ours = {(arm, name): (means[name][arm], deviations[name][arm]) for arm in LABEL_KINDS for name in means}
-        if spec.dataset in report.PAPER and spec.dataset not in named:
-            rows.append(_row("paper, Table 1", "3", report.PAPER[spec.dataset]))
-            named.add(spec.dataset)
-        rows.append(_row(_link(entry), str(entry.study.splits), ours))
-    return pd.DataFrame(rows)
-
-
-def _row(source: str, splits: str, values: dict) -> dict[str, str]:
-    names = {"macro_accuracy": "macro accuracy ↑", "kl": "KL ↓"}
-    return {"source": source, "splits": splits} | {
-        f"{arm}: {words}": report.plus_minus(*values[arm, name])
-        for arm in ("hard", "soft")
-        for name, words in names.items()
-    }
-
-
-def attributes(found: list[Entry]) -> pd.DataFrame:
-    """Return one row a published study on the synthetic set: how often each arm has the colour right, and the shape.
-
-    A class is a colour and a shape, see `shapes.CLASS_NAMES`; right is that of the class that leads the truth.
-    """
-    rows = []
-    for entry in (entry for entry in found if entry.runs and entry.runs[0].spec.dataset == sets.SYNTHETIC):
-        row = {"source": _link(entry)}
-        for arm in LABEL_KINDS:
-            own = [run for run in entry.runs if run.spec.labels == arm]
-            leading = [(run.truth.argmax(axis=1), run.predicted.argmax(axis=1)) for run in own]
-            for name, part in (("colour", lambda k: k // 2), ("shape", lambda k: k % 2)):
-                right = pd.Series([(part(true) == part(predicted)).mean() for true, predicted in leading])
-                row[f"{arm}: {name}"] = report.plus_minus(right.mean(), right.std())
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def badges(found: list[Entry]) -> str:
-    """Say of each published study in a line what its numbers come from, and what changed since."""
-    from beyond_hard_labels.book.real_votes import PIXELS
-
-    lines = []
-    for entry in (entry for entry in found if entry.runs):
-        pixels = PIXELS.get(entry.runs[0].manifest["data"].get("data file"))
-        about = [report.badge(entry.study, entry.runs), *([f"pixels {pixels}"] if pixels else [])]
-        lines.append(f"- **{entry.title}**: {' · '.join(about)}. {report.since(entry.runs)}")
-    return "\n".join(lines) or "No study is published yet."
-
-
-def at_full_size(found: list[Entry]) -> str:
-    """Say what the published studies of the profile `paper` on the synthetic set came to, after the paper's table."""
-
-    def numbers(values: dict) -> str:
-        pairs = (f"{values[arm, 'macro_accuracy']:.3f} / {values[arm, 'kl']:.3f} ({arm})" for arm in LABEL_KINDS)
-        return " and ".join(pairs)
-
-    paper = report.PAPER[sets.SYNTHETIC]
-    said = [f"the paper prints {numbers({name: mean for name, (mean, _) in paper.items()})}"]
-    for entry in (entry for entry in found if entry.runs and entry.study.profile == "paper"):
-        if entry.runs[0].spec.dataset == sets.SYNTHETIC:
-            means = report.scores(entry.runs).groupby("labels")[["macro_accuracy", "kl"]].mean().stack().to_dict()
-            near = sum(abs(means[name] - mean) <= 2 * deviation for name, (mean, deviation) in paper.items())
-            said.append(f"{_link(entry)} gave {numbers(means)}, {near} of the four within two of its deviations")
-    return "; ".join(said) + ("" if len(said) > 1 else "; no run at its size is published yet")
-
-
-def _link(entry: Entry) -> str:
-    return f"[{entry.title}](#{report.label(entry.runs)})"
-
-
-def open_rows(found: list[Entry]) -> str:
-    """Name the studies that are not published, each with the command that trains and publishes it."""
-    rows = [(entry.title, f"`bhl study {entry.command} --publish`") for entry in found if not entry.runs]
-    rows = pd.DataFrame(rows, columns=["not run yet", "command"])
-    return "All of them were run." if rows.empty else report.markdown_table(rows, "open")
-
-
-def texts() -> dict[str, Callable[[], str]]:
-    """Return what a page may name of the published studies."""
-    found = functools.cache(entries)  # read once for all of them
-    return {
-        "published.table": lambda: report.markdown_table(table(found()), "published"),
-        "published.attributes": lambda: report.markdown_table(attributes(found()), "attributes"),
-        "published.badges": lambda: badges(found()),
-        "published.full_size": lambda: at_full_size(found()),
-        "published.open": lambda: open_rows(found()),
-        "published.grids": _of_grids,
-    }
-
-
-def _of_grids() -> str:
-    """Say which parts of the grids are published, of how many runs, and what changed since."""
-    rows = [
-        (f"`{grid}`", name.replace("_", " "), str(len(part.specs)), fresh.told(part.changes) or "nothing")
-        for grid in grids.GRIDS
-        for name, part in grids.published(grid).items()
-    ]
-    return report.markdown_table(pd.DataFrame(rows, columns=["grid", "part", "runs", "changed since"]), "grids")

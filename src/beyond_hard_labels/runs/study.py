@@ -1,8 +1,4 @@
-"""A study: the grid of runs behind the book, and how it is executed.
-
-A study is a profile with overrides. Its runs are all kinds of label times all splits; each is looked
-up in the store and trained if it is not there.
-"""
+"""A study, the grid of runs behind the book: a profile with overrides, on all kinds of label and all splits."""
 
 import functools
 import itertools
@@ -148,6 +144,10 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
         )
     if asked["data_seed"] != 0:
         faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
+    if values["test_images"] or values["ambiguous"] == "replaced":
+        faults.append(
+            f"test_images and ambiguous=replaced take images beyond the set: {dataset} is read, not generated"
+        )
     if faults:
         raise InputError("; ".join(faults))
     return {name: asked[name] for name in OF_FILE}

@@ -1,0 +1,55 @@
+"""What a process read of the store: so a notebook is executed again if that changed, and only then."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from beyond_hard_labels.base import files, paths
+
+VARIABLE = "BHL_READS"  # names the file that reads are appended to
+
+
+def note(kind: str, name: str, digest: str | None) -> None:
+    """Append a read to the file that BHL_READS names, if it names one; no digest means that there was nothing."""
+    if path := os.environ.get(VARIABLE):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([kind, name, digest]) + "\n")
+
+
+def noted(path: Path) -> dict[tuple[str, str], str | None]:
+    """Return the reads in a file, the digest by kind and name."""
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return {(kind, name): digest for kind, name, digest in map(json.loads, lines)}
+
+
+def digest(kind: str, name: str) -> str | None:
+    """Return the digest that a read would note now; None if there is nothing, or nothing whole."""
+    return KINDS[kind](name)
+
+
+def _run(name: str) -> str | None:
+    key = name.removeprefix("published-")
+    folder = (paths.build_folder() / "runs" if key == name else paths.published_folder()) / key
+    try:
+        content = files.read_sealed_json(folder / "manifest.json")
+        there = {name: sealed for name, sealed in content["files"].items() if (folder / name).is_file()}
+        if any(files.checksum(folder / name) != sealed for name, sealed in there.items()):
+            return None
+    except (OSError, KeyError, files.Damaged):
+        return None
+    return of_run(content)
+
+
+def of_run(manifest: dict) -> str:
+    """Return the digest of a run with this manifest: of all its files but that one."""
+    return hashlib.sha256(files.json_text(manifest["files"]).encode()).hexdigest()[:16]
+
+
+def _grid(name: str) -> str | None:
+    path = paths.published_folder() / f"grid_{name}.json"
+    return files.checksum(path)[:16] if path.is_file() else None
+
+
+KINDS: dict[str, Callable[[str], str | None]] = {"run": _run, "grid": _grid}  # `data.sets` adds its own

@@ -1,0 +1,47 @@
+"""What is known of published sets: ``known.yml``, read into records.
+
+A set is known by the checksum of a file and never by its name alone: a user's own file may be called
+``cifar10h``, and is not CIFAR-10H for that.
+"""
+
+from dataclasses import dataclass, field
+from importlib import resources
+
+import yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published set."""
+
+    name: str  # of its file in the data cache
+    title: str  # what a reader calls it
+    words: str  # what it holds
+    files: dict[str, str]  # address: published checksum, ``md5:`` or ``sha256:`` in front; empty if there is none
+    licence: str
+    citation: str
+    classes: tuple[str, ...] | None = None  # all of them, where the files do not say
+    pixels: dict[str, str] = field(default_factory=dict)  # SHA-256 of a known file of this set: whence its pixels
+
+    @property
+    def attribution(self) -> dict[str, str]:
+        """What is to be said wherever the set is shown: title, licence and citation."""
+        return {"title": self.title, "licence": self.licence, "citation": self.citation}
+
+
+def of_file(checksum: str) -> Published | None:
+    """Return the set that a file with this SHA-256 is known to hold, if any."""
+    return next((published for published in SETS.values() if checksum in published.pixels), None)
+
+
+def _read() -> dict[str, Published]:
+    text = resources.files("beyond_hard_labels.data").joinpath("known.yml").read_text("utf-8")
+    sets = {}
+    for name, facts in yaml.safe_load(text).items():
+        files = {address: checksum or "" for address, checksum in facts.pop("files").items()}
+        citation, classes = ". ".join(facts.pop("citation")), facts.pop("classes", None)
+        sets[name] = Published(name=name, files=files, citation=citation, classes=classes and tuple(classes), **facts)
+    return sets
+
+
+SETS = _read()

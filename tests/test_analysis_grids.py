@@ -1,0 +1,210 @@
+import functools
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+
+from beyond_hard_labels.analysis.grids import at, contrasts, enough, rivals
+from beyond_hard_labels.book.notebook import RECORD
+from beyond_hard_labels.learn.significance import corrected_t, paired
+from conftest import ROOT
+
+SETTINGS = {"dataset": "synthetic", "epochs": 30, "train_share": 1.0, "votes_per_image": 0, "label_smoothing": 0.0}
+WOBBLE = (0.000, 0.002, -0.002, 0.001, -0.001)  # of a split, half as much in the soft arm
+
+
+def run(labels, split, accuracy, kl, **changed):
+    """A row of a grid as `runs.grids.rows` makes it."""
+    made = SETTINGS | changed
+    shifted = WOBBLE[split] * (1 if labels == "hard" else 0.5)
+    return made | {
+        "part": "main",
+        "labels": labels,
+        "split": split,
+        "key": f"{labels}-{split}-{sorted(changed.items())}",
+        "macro_accuracy": accuracy + shifted,
+        "kl": kl + shifted,
+        "kl_scaled": 1.5 * kl,
+        "kl_scaled_truth": 0.5 * kl,
+        "floor": 0.0,
+    }
+
+
+def cells(values, splits=5):
+    """Rows of both arms: a list of (settings, accuracy and KL of the hard arm, those of the soft arm)."""
+    return pd.DataFrame(
+        [
+            run(labels, split, *pair, **changed)
+            for changed, hard, soft in values
+            for split in range(splits)
+            for labels, pair in (("hard", hard), ("soft", soft))
+        ]
+    )
+
+
+def votes(levels, splits=5):
+    """Rows at several votes an image (0 for all), the same accuracy and KL in both arms but for the wobble."""
+    return cells([({"votes_per_image": m}, (0.9, kl), (0.9, kl)) for m, kl in levels.items()], splits)
+
+
+def test_a_contrast_is_worked_by_hand():
+    rows = pd.DataFrame(
+        {"dataset": "a", "split": [0, 1, 0, 1], "epochs": [3, 3, 6, 6], "kl": [0.5, 0.6, 0.7, 0.6], "key": range(4)}
+    )
+    row = contrasts(rows, "kl", "epochs", 3).iloc[0]
+    assert row[["base", "level", "mean", "sd"]].tolist() == pytest.approx([0.55, 0.65, 0.1, np.sqrt(0.02)])
+    assert (row["epochs"], row["n"]) == (6, 2)
+    assert row[["low", "high"]].tolist() == pytest.approx(list(corrected_t([0.2, 0.0])[1:3]))
+    assert row["detectable"] == pytest.approx((row["high"] - row["low"]) / 2)
+
+
+def test_a_contrast_of_the_arms_is_their_paired_difference():
+    rows = cells([({"epochs": n}, (0.9, 0.8), (0.9 + gap, 0.1)) for n, gap in {3: 0.05, 6: -0.05}.items()])
+    found = contrasts(rows, "macro_accuracy", "labels", "hard", ["epochs"])
+    same = ["epochs", "mean", "sd", "low", "high", "p", "n", "detectable"]
+    pd.testing.assert_frame_equal(found[same], paired(rows, "macro_accuracy", ["epochs"])[same])
+    assert found["labels"].tolist() == ["soft", "soft"]
+
+
+def test_a_contrast_changes_its_sign_with_its_base_and_is_the_same_in_any_order_of_rows():
+    draw = np.random.default_rng(0)
+    rows = votes({1: 0.9, 3: 0.3, 0: 0.1})
+    rows["kl"] += draw.normal(0, 0.05, len(rows))
+    by = ["dataset", "labels"]
+    there = contrasts(rows, "kl", "votes_per_image", 0, by).query("votes_per_image == 3")
+    back = contrasts(rows, "kl", "votes_per_image", 3, by).query("votes_per_image == 0")
+    assert there["mean"].to_numpy() == pytest.approx(-back["mean"].to_numpy())
+    assert there["low"].to_numpy() == pytest.approx(-back["high"].to_numpy())
+    shuffled = rows.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(
+        contrasts(shuffled, "kl", "votes_per_image", 0, by), contrasts(rows, "kl", "votes_per_image", 0, by)
+    )
+
+
+def test_only_splits_that_have_both_values_count_and_one_split_has_no_interval():
+    rows = votes({1: 0.9, 3: 0.3, 0: 0.1}).query("labels == 'soft'")
+    lacking = rows.query("votes_per_image == 0 or split == 0 or (votes_per_image == 3 and split < 3)")
+    table = contrasts(lacking, "kl", "votes_per_image", 0).set_index("votes_per_image")
+    assert table["n"].to_dict() == {1: 1, 3: 3}
+    assert table["low"].isna().to_dict() == {1: True, 3: False}
+    assert contrasts(rows.query("votes_per_image != 0"), "kl", "votes_per_image", 0).empty
+
+
+def test_several_runs_of_a_split_are_refused_with_the_setting_that_was_left_out():
+    rows = cells([({"epochs": n}, (0.9, 0.8), (0.9, 0.1)) for n in (3, 6)])
+    with pytest.raises(ValueError, match=r"several runs with the same dataset, labels, .* in epochs"):
+        contrasts(rows, "kl", "labels", "hard")
+    with pytest.raises(ValueError, match="drop duplicates of key"):
+        contrasts(pd.concat([rows, rows]), "kl", "labels", "hard", ["dataset", "epochs"])
+
+
+def test_a_part_that_is_not_here_gives_empty_tables_and_numbers_that_are_none():
+    none = votes({0: 0.1}).query("part == 'other'")
+    assert contrasts(none, "kl", "votes_per_image", 0).empty
+    assert enough(none, 0.25).empty
+    assert rivals(none).empty
+    row = at(contrasts(none, "kl", "votes_per_image", 0), "votes_per_image == 3")
+    assert row[["votes_per_image", "base", "level", "mean", "low", "high", "p", "n", "detectable"]].isna().all()
+
+
+def test_the_numbers_of_a_row_are_found_by_a_condition():
+    table = pd.DataFrame({"arm": ["hard", "soft"], "kl": [0.8, 0.1]})
+    assert at(table, "arm == 'soft'")["kl"] == 0.1
+    assert at(table)["kl"] == pytest.approx(0.45)
+
+
+def factors(levels, margin, floor=0.0, splits=5):
+    rows = votes(levels, splits).query("labels == 'soft'").assign(floor=floor)
+    return enough(rows.assign(kl=rows["kl"] + floor), margin).set_index("votes_per_image")
+
+
+def test_the_factor_is_of_the_kl_above_the_floor():
+    rows = pd.DataFrame(
+        {"dataset": "a", "split": [0, 0], "votes_per_image": [3, 0], "kl": [0.06, 0.05], "floor": 0.01, "key": [0, 1]}
+    )
+    assert enough(rows, 0.3)["factor"].tolist() == pytest.approx([1.25])
+    free, lifted = (factors({3: 0.12, 0: 0.1}, 0.3, floor=floor)["factor"] for floor in (0.0, 0.5))
+    assert free.tolist() == pytest.approx(lifted.tolist())
+
+
+@pytest.mark.parametrize(("margin", "shown"), [(0.05, []), (0.25, [10]), (0.6, [5, 10]), (9.0, [1, 5, 10])])
+def test_a_number_of_votes_is_enough_where_the_interval_lies_within_the_margin(margin, shown):
+    table = factors({1: 0.8, 5: 0.15, 10: 0.11, 0: 0.1}, margin)
+    assert table.index[table["enough"]].tolist() == shown
+    assert (table["enough"] == (table["high"] < 1 + margin)).all()
+
+
+def test_a_number_of_votes_is_not_enough_where_a_larger_one_is_not():
+    table = factors({3: 0.11, 5: 0.15, 10: 0.11, 0: 0.1}, 0.25)
+    assert table["enough"].to_dict() == {3: False, 5: False, 10: True}
+    assert table["estimated"].to_dict() == {3: False, 5: False, 10: True}
+
+
+def test_a_number_may_be_enough_by_estimate_and_not_by_its_interval():
+    rows = votes({10: 0.11, 0: 0.1}).query("labels == 'soft'")
+    spread = rows["kl"] * (1 + 0.1 * (rows["split"] - 2) * (rows["votes_per_image"] == 10))
+    row = enough(rows.assign(kl=spread), 0.25).iloc[0]
+    assert (row["estimated"], row["enough"]) == (True, False)
+    alone = factors({10: 0.11, 0: 0.1}, 0.25, splits=1).iloc[0]
+    assert (alone["estimated"], alone["enough"]) == (True, False)
+
+
+def test_a_set_is_judged_by_its_own_numbers_of_votes():
+    one, other = votes({3: 0.11, 10: 0.3, 0: 0.1}), votes({3: 0.11, 0: 0.1}).assign(dataset="other")
+    table = enough(pd.concat([one, other]).query("labels == 'soft'"), 0.25).set_index(["dataset", "votes_per_image"])
+    assert table["enough"].to_dict() == {("other", 3): True, ("synthetic", 3): False, ("synthetic", 10): False}
+
+
+def test_rivals_are_the_hard_arm_scaled_and_smoothed_each_run_once():
+    rows = cells([({}, (0.9, 0.8), (0.95, 0.1))])
+    smoothed = pd.DataFrame([run("hard", split, 0.92, 0.45, label_smoothing=0.1) for split in range(5)])
+    arms = rivals(pd.concat([rows, rows.assign(part="other"), smoothed]))
+    expected = {"hard": 0.8, "hard, own T": 1.2, "hard, true T": 0.4, "hard, smoothed": 0.45, "soft": 0.1}
+    assert arms.groupby("arm")["kl"].mean().to_dict() == pytest.approx(expected)
+    assert arms.groupby("arm").size().eq(5).all()
+    accuracy = arms.groupby("arm")["macro_accuracy"].mean()
+    assert accuracy["hard, own T"] == accuracy["hard, true T"] == accuracy["hard"]
+
+
+def executed(name, folder, edit=lambda source: source):
+    """Execute a copy of a notebook after an edit of its cells, and return it; published rows need no training."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell.source = edit(cell.source)
+    nbformat.write(notebook, folder / "copy.ipynb")
+    papermill.execute_notebook(
+        folder / "copy.ipynb", folder / "out.ipynb", kernel_name="python3", progress_bar=False, cwd=folder
+    )
+    return nbformat.read(folder / "out.ipynb", as_version=4)
+
+
+def claims(notebook):
+    """Return whether each claim of an executed notebook holds, None where it is not decided, by its name."""
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    records = [output.metadata[RECORD] for output in outputs if RECORD in output.get("metadata", {})]
+    return {record["claim"]: record["holds"] if record["decided"] else None for record in records if "claim" in record}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # what kernels and their clients warn of is not ours
+@pytest.mark.parametrize(("margin", "holds"), [("0.25", True), ("0.1", False)])
+def test_the_table_and_the_claim_follow_the_margin_in_the_cell(margin, holds, tmp_path):
+    edit = functools.partial(re.sub, r"margin_kl = [\d.]+", f"margin_kl = {margin}")
+    notebook = executed("08_how_many", tmp_path, edit)
+    found = claims(notebook)
+    assert found.pop("three_votes_enough") is holds
+    assert all(found.values())
+    shown = next(c for c in notebook.cells if c.get("id") == "08-enough-table").outputs[0].data["text/markdown"]
+    row = next(line for line in shown.splitlines() if "fashion" in line and "| 3 |" in line)
+    assert row.split(" | ")[-1].strip(" |") == ("yes" if holds else "no")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_every_claim_of_when_soft_labels_help_holds_for_the_published_grid(tmp_path):
+    found = claims(executed("07_when", tmp_path))
+    assert found
+    assert all(found.values())
