@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from beyond_hard_labels.base import paths
-from beyond_hard_labels.book import maps, plots, report
+from beyond_hard_labels.book import maps, plots
 from beyond_hard_labels.data import shapes
 from beyond_hard_labels.data.images import LabelledImages
 from beyond_hard_labels.learn import metrics
@@ -477,10 +477,9 @@ def test_the_address_keeps_what_was_chosen_and_strange_ones_do_no_harm(visit, ex
 
 def test_the_table_of_the_last_epoch_is_what_the_knobs_show_first(visit, explored):
     found, path = explored
-    table = report.last_epoch(found)
     shown = pd.DataFrame(rows_of(visit(path)))
-    assert shown[2].tolist() == table[report.CURVES["kl"]].tolist()
-    assert shown[0].tolist() == table["labels"].tolist()
+    assert shown[2].tolist() == [f"{run.history['kl'].iloc[-1]:.4f}" for run in found]
+    assert shown[0].tolist() == [run.spec.labels for run in found]
 
 
 @pytest.mark.parametrize("epoch", [0, 3, -1])

@@ -11,13 +11,13 @@ import numpy as np
 import papermill
 import pytest
 
-from beyond_hard_labels.analysis import sections
+from beyond_hard_labels.analysis.real import scored
 from beyond_hard_labels.base import paths
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.book import build, real_votes, report, verify
+from beyond_hard_labels.book import about, execution, pages
 from beyond_hard_labels.data import images, sets, votes
 from beyond_hard_labels.learn import metrics
-from beyond_hard_labels.runs import ensure, execute, fresh, inputs, publish, store, study
+from beyond_hard_labels.runs import ensure, execute, inputs, publish, sections, store, study
 from conftest import ROOT, TINY, remade
 
 CHAPTER = ROOT / "notebooks" / "06_real_votes.ipynb"
@@ -249,27 +249,20 @@ def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publishi
     assert store.by_name(spec.key).folder != store.by_name(f"published-{spec.key}").folder
 
 
-def test_a_badge_and_a_banner_say_that_a_run_is_published_and_what_differs(publishing, one):
+def test_the_line_of_a_page_says_that_runs_are_published_and_what_differs(publishing, one):
+    assert "trained on this machine" in about.line(one, here(one))
     publishing(one)
     take_away("set")
     folder = paths.published_folder() / one.spec("hard", 0).key
     made = json.loads((folder / "manifest.json").read_text())
     machine = {"system": "Plan9 mips", "cores": "3", "python": "3.11"}
     changed = {"machine": machine, "versions": made["versions"] | {"torch": "1.0"}}
-    changed["code"] = made["code"] | {"training.py": "another"}
+    changed["code"] = made["code"] | {"learn.train": "another"}
     remade(folder, **changed)
-    named = report.texts(one, ensure.ensure(one))
-    assert "2 of 2 are published runs, trained on Plan9 mips with 3 cores" in named["badge"]
-    assert "trained on this machine" not in named["badge"]
-    assert "2 of these 2 runs come with the project" in named["published"]
-    for part in ("training.py changed", "torch 1.0 → ", "data file is not here"):
-        assert part in named["published"]
-
-
-def test_a_run_trained_here_has_no_banner(one):
-    found = here(one)
-    assert report.banner(found) == ""
-    assert "trained on this machine" in report.badge(one, found)
+    line = about.line(one, ensure.ensure(one))
+    assert "trained on this machine" not in line
+    for part in ("published", "Plan9 mips", "3 cores", "learn.train changed", "torch 1.0", "data file is not here"):
+        assert part in line
 
 
 @pytest.mark.parametrize("name", [*store.PUBLISHED_FILES, "manifest.json"])
@@ -299,97 +292,55 @@ def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(pu
     assert study.published("cifar10h") is None
 
 
-def test_the_table_of_official_labels_holds_both_accuracies_of_each_arm():
+def test_accuracy_against_official_labels_stands_beside_that_against_the_majority():
     put("fashion_mnist_h")
     found = here(study.plan("smoke", dataset="fashion_mnist_h", **SMALL))
-    table = report.official_table(found)
     official = sets.read("fashion_mnist_h").official
-    for row, run in zip(table.to_dict("records"), found, strict=True):
-        assert report.plain(row["macro accuracy of"]) == f"{run.spec.labels} labels"
-        expected = metrics.macro_accuracy(np.eye(3)[official[run.index]], run.predicted)
-        assert row["against the official label ↑"] == f"{expected:.4f}"
-        assert row["against the majority ↑"] == f"{run.metrics['macro_accuracy']:.4f}"
+    for row, run in zip(scored(found).to_dict("records"), found, strict=True):
+        assert row["official"] == metrics.macro_accuracy(np.eye(3)[official[run.index]], run.predicted)
+        assert row["macro_accuracy"] == run.metrics["macro_accuracy"]
+        assert row["floor"] == metrics.noise_floor(sets.read("fashion_mnist_h").votes[run.index])
+        assert row["kl_T_own"] == run.temperatures()["own targets"][1]
 
 
 # The chapter
 
 
-def elements(part):
-    return {
-        make.__name__: make(part)
-        for make in (
-            *(real_votes.source, real_votes.card, real_votes.spread, real_votes.ambiguous),
-            *(real_votes.unequal, real_votes.scores, real_votes.official, real_votes.class_maps),
-        )
-    }
-
-
-def test_a_set_that_is_not_here_and_not_published_shows_one_sentence_with_the_command():
-    shown = elements(sections.section(study.plan("smoke"), "micebone", {"dataset": None}))
-    assert "`bhl data fetch micebone`" in shown.pop("source").data
-    assert set(shown.values()) == {None}
-
-
-def test_a_set_that_is_here_shows_everything():
+def test_a_set_of_which_there_is_nothing_is_left_out_and_one_that_is_here_is_trained_on(publishing):
+    assert sections.sections(study.plan("smoke", **SMALL), {"dataset": None}) == {}
     put("fashion_mnist_h")
-    part = sections.section(study.plan("smoke", **SMALL), "fashion_mnist_h", {})
-    shown = elements(part)
-    assert None not in shown.values()
-    assert "trained on this machine" in shown["source"].text
-    assert "where they come from is not recorded" in shown["card"].data
-    assert "no file of a published set has this checksum" in shown["card"].data
-    assert "| class 0 |" in shown["official"].text
+    ((name, part),) = sections.sections(study.plan("smoke", **SMALL), {}).items()
+    assert (name, len(part.data.ids)) == ("fashion_mnist_h", 60)
+    assert not any(run.published for run in part.runs)
 
 
-def test_a_published_set_shows_what_follows_from_its_runs_and_says_what_is_left_out(publishing):
+def test_of_a_set_that_is_away_the_published_runs_are_shown(publishing):
     put("cifar10h")
     publishing(study.plan("smoke", dataset="cifar10h", **SMALL))
     take_away("cifar10h")
-    shown = elements(sections.section(study.plan("quick"), "cifar10h", {}))
-    assert {name for name, element in shown.items() if element is None} == {*("card", "spread", "ambiguous", "unequal")}
-    for sentence in (
-        "**Published.** 2 of these 2",
-        "The images are not on this machine",
-        "Votes do not come along",
-        "at perplexity 3.",
-    ):
-        assert sentence in shown["source"].text
-    assert "floor" in shown["scores"].text
-    assert "against the official label" in shown["official"].text
+    part = sections.sections(study.plan("quick"), {})["cifar10h"]
+    assert part.data is None
+    assert [run.published for run in part.runs] == [True, True]
+    assert np.isfinite(scored(part.runs)["floor"]).all()
 
 
-def test_beyond_the_paper_profile_one_split_is_trained_unless_more_are_asked_for():
+def test_beyond_the_paper_profile_one_split_is_trained_unless_more_are_asked_for(publishing):
     put("fashion_mnist_h")
     small = {name: value for name, value in SMALL.items() if name != "splits"}
-    assert len(sections.section(study.plan("smoke", **small), "fashion_mnist_h", {}).runs) == 2
-    assert len(sections.section(study.plan("smoke", splits=2, **small), "fashion_mnist_h", {}).runs) == 4
+    for splits, n_runs in (({}, 2), ({"splits": 2}, 4)):
+        assert len(sections.sections(study.plan("smoke", **small, **splits), {})["fashion_mnist_h"].runs) == n_runs
 
 
-def test_the_parameters_of_the_chapter_choose_set_raters_and_split():
-    put("micebone", side=32, raters=(4, 8))
+def test_the_parameters_of_the_chapter_choose_set_raters_and_split(publishing):
+    put_all()
     asked = {"dataset": "micebone", "raters": "complete", "split_kind": "slice"}
-    part = sections.section(study.plan("smoke", **SMALL), "micebone", asked)
+    ((name, part),) = sections.sections(study.plan("smoke", **SMALL), asked).items()
+    assert name == "micebone"
     assert {run.spec.raters for run in part.runs} == {"complete"}
     assert set(part.runs[0].stored("test_votes").sum(axis=1)) == {4}
     assert set(part.data.fold[part.runs[0].index]) == {3}
-    assert "complete" in real_votes.unequal(part).data
-    left_out = sections.section(study.plan("smoke"), "cifar10h", asked)
-    assert real_votes.source(left_out).data == "Left out, since the parameter `dataset` of this chapter is `micebone`."
     with pytest.raises(InputError, match="'dataset' is 'mnist', expected one of micebone, fashion_mnist_h, cifar10h"):
-        sections.section(study.plan("smoke"), "micebone", {"dataset": "mnist"})
-
-
-def test_the_papers_row_of_micebone_stands_above_ours():
-    put("micebone", side=32, raters=(4, 8))
-    part = sections.section(study.plan("smoke", **SMALL), "micebone", {})
-    table = report.arm_table(part.runs).set_index("arm").rename(index=report.plain)
-    assert list(table.index) == [f"{who}, {arm} labels" for who in ("paper", "this book") for arm in ("hard", "soft")]
-    assert table.loc["paper, soft labels", "KL to soft truth ↓"] == "0.2280 ± 0.0227"
-    run = next(run for run in part.runs if run.spec.labels == "hard")
-    ours = table.loc["this book, hard labels"]
-    assert ours["KL to soft truth ↓"] == f"{run.metrics['kl']:.4f}"
-    assert ours["floor, analytic"] == f"{metrics.noise_floor(part.data.votes[run.index]):.4f}"
-    assert ours["KL, T by own targets ↓"] == f"{run.temperatures()['own targets'][1]:.4f}"
+        sections.sections(study.plan("smoke"), {"dataset": "mnist"})
 
 
 def test_a_temperature_is_fitted_on_validation_images_and_scored_on_test_images():
@@ -412,25 +363,17 @@ def executed(target, chapter=CHAPTER, **parameters):
     return nbformat.read(target, as_version=4)
 
 
-def shown_by(notebook):
-    return "\n".join(
-        output.get("data", {}).get("text/markdown", "") for c in notebook.cells for output in c.get("outputs", [])
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
-    ("sets", "missing", "n_figures", "n_recorded"),
+    ("sets", "n_figures", "n_sets"),
     [
-        pytest.param("none", 3, 0, 0, id="without any real set"),
-        pytest.param("all", 0, 9, 8, id="with all three"),
-        pytest.param("published", 3, 1, 3, id="with published runs of one alone"),
+        pytest.param("none", 0, 0, id="without any real set"),
+        pytest.param("all", 7, 3, id="with all three"),
+        pytest.param("published", 1, 1, id="with published runs of one alone"),
     ],
 )
-def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(
-    tmp_path, monkeypatch, publishing, sets, missing, n_figures, n_recorded
-):
+def test_the_chapter_is_whole_whatever_sets_there_are(tmp_path, monkeypatch, publishing, sets, n_figures, n_sets):
     monkeypatch.delenv("MPLBACKEND", raising=False)
     if sets == "all":
         put_all()
@@ -441,28 +384,8 @@ def test_the_chapter_is_whole_and_its_numbers_follow_from_the_predictions(
     shutil.copytree(ROOT / "src", paths.project_folder() / "src")  # the kernel's package is that of the project
     monkeypatch.setenv("PYTHONPATH", str(paths.project_folder() / "src"))
     notebook = executed(tmp_path / "out.ipynb", paths.project_folder() / "notebooks" / CHAPTER.name, **SMALL)
-    assert build.unfinished(notebook) == []
-    text = shown_by(notebook)
-    assert text.count("`bhl data fetch") == missing
-    assert text.count("**Published.**") == (sets == "published")
+    assert execution.unfinished(notebook) == []
     figures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(figures) == n_figures
-    recorded = list(verify.printed_in(tmp_path / "out.ipynb"))
-    assert len(recorded) == n_recorded
-    for _, shown, record in recorded:
-        named = report.texts(*verify.runs_of(record))
-        for name, before in record["printed"].items():
-            assert before == (named[name]() if callable(named[name]) else named[name])
-            assert before in shown
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_a_new_file_of_a_set_makes_the_chapter_stale_and_no_other():
-    small = study.plan("smoke", **TINY)
-    chapters = [path for path in (CHAPTER, ROOT / "notebooks" / "02_labels.ipynb")]
-    before = [build.inputs(path, small) for path in chapters]
-    put("cifar10h")
-    after = [build.inputs(path, small) for path in chapters]
-    assert fresh.changes(before[0], after[0]) == ["real sets changed"]
-    assert before[1] == after[1]
+    claims = {o.record["claim"]: o.record for o in pages.outputs("06", notebook) if "claim" in o.record}
+    assert claims["kl_real"]["decided"] is (n_sets > 0)

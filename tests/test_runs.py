@@ -12,7 +12,7 @@ import pytest
 
 from beyond_hard_labels.base import files, paths, process, reads
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.book import report, status
+from beyond_hard_labels.book import about, status
 from beyond_hard_labels.data import sets
 from beyond_hard_labels.learn import metrics
 from beyond_hard_labels.runs import checkpoints, ensure, execute, fresh, inputs, publish, store, study
@@ -83,7 +83,7 @@ def test_a_run_from_a_gpu_counts_with_other_versions_only_where_no_gpu_is_but_ne
     (item,) = (item for item in status.items() if item.kind == "run")
     assert (ensure.find(on_gpu) is not None, item.state == "fresh") == (counts, counts)
     if counts:
-        assert "brought here" in report.badge(study.plan("smoke", **TINY), [ensure.find(on_gpu)])
+        assert "another machine, with a GPU" in about.trained([ensure.find(on_gpu)])
 
 
 @pytest.mark.parametrize("name", [*store.FILES, "manifest.json"])

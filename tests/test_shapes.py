@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_hard_labels.book import report
+from beyond_hard_labels.analysis.images import describe
 from beyond_hard_labels.data import shapes
 
 PUBLISHED_MEAN = (0.1577, 0.1690, 0.1672)
@@ -19,7 +19,7 @@ def row(hue, shape):
 
 
 def test_the_whole_set_at_224_px_has_the_published_moments_and_balanced_classes():
-    described = report.describe(shapes.synthetic(15_000, 224, 0))
+    described = describe(shapes.synthetic(15_000, 224, 0))
     assert described["channel_mean"] == pytest.approx(PUBLISHED_MEAN, abs=0.01)
     assert described["channel_std"] == pytest.approx(PUBLISHED_STD, abs=0.01)
     shares = np.array(list(described["majority"].values())) / 15_000
