@@ -203,7 +203,7 @@ def test_a_spec_with_other_fields_is_named(spec):
 def test_the_modules_that_code_uses_are_found_through_imports():
     assert fresh.modules_used("from beyond_hard_labels.learn import tsne") == {"learn.tsne", "base.errors"}
     assert fresh.modules_used("from beyond_hard_labels.data import shapes\nimport numpy") == {
-        *("data.shapes", "data.images", "base.rng", "base.errors")
+        *("data.shapes", "data.images", "base.rng", "base.memory", "base.errors")
     }
     through_runs = fresh.modules_used("from beyond_hard_labels.runs.ensure import ensure")
     assert {"runs.study", "runs.store", "learn.train", "learn.augment", "data.votes"} <= through_runs
