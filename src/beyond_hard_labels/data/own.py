@@ -42,8 +42,6 @@ def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int
     InputError
         With every fault of table and images, up to twenty, each with its place.
     """
-    from PIL import Image
-
     path, folder = Path(votes_csv), Path(image_folder)
     if not sets.NAME.fullmatch(name) or name == sets.SYNTHETIC:
         raise InputError(f"the set's name is '{name}', expected letters, digits, . _ or -, and not '{sets.SYNTHETIC}'")
@@ -54,20 +52,7 @@ def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int
     counts, lines, faults = _read_votes(path)
     if counts.shape[1] < 2:
         faults.append(f"{path.name}: {counts.shape[1]} class(es), expected at least 2")
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    there = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    for image in sorted(there.keys() - lines.keys()):
-        if there[image].suffix.lower() in suffixes and not there[image].name.startswith("."):
-            faults.append(f"{folder / image}: the image has no votes in {path.name}")
-    images = []
-    for image, line in sorted(lines.items()):
-        if image not in there:
-            faults.append(f"{path.name}, line {line}: votes for '{image}', which is not in {folder}")
-            continue
-        try:
-            images.append(_read_image(there[image], image_size))
-        except Exception as error:  # Pillow's decoders raise of many kinds; all mean that the file cannot be read
-            faults.append(f"{there[image]}: the image cannot be read: {error}")
+    images = _read_images(path, folder, lines, image_size, faults)
     if not faults and len(images) < 5:
         faults.append(f"{path.name}: {len(images)} image(s), expected at least 5, or they cannot be split 60/20/20")
     if faults:
@@ -138,6 +123,27 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise InputError(f"{found}; expected a name for each, all different")
     table = cells.iloc[1:].set_axis(header, axis=1)
     return table[(table != "").any(axis=1)]
+
+
+def _read_images(path: Path, folder: Path, lines: dict[str, int], size: int, faults: list[str]) -> list[np.ndarray]:
+    """Return the images that a table names, by name; add what is wrong with them, or with others, to the faults."""
+    from PIL import Image
+
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    there = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    for image in sorted(there.keys() - lines.keys()):
+        if there[image].suffix.lower() in suffixes and not there[image].name.startswith("."):
+            faults.append(f"{folder / image}: the image has no votes in {path.name}")
+    images = []
+    for image, line in sorted(lines.items()):
+        if image not in there:
+            faults.append(f"{path.name}, line {line}: votes for '{image}', which is not in {folder}")
+            continue
+        try:
+            images.append(_read_image(there[image], size))
+        except Exception as error:  # Pillow's decoders raise of many kinds; all mean that the file cannot be read
+            faults.append(f"{there[image]}: the image cannot be read: {error}")
+    return images
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
