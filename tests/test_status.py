@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from beyond_hard_labels.base import paths
-from beyond_hard_labels.book import build, status
+from beyond_hard_labels.book import status
 from beyond_hard_labels.cli import main
 from beyond_hard_labels.data import sets
 from beyond_hard_labels.learn.train import Progress
@@ -139,7 +139,9 @@ def test_a_changed_comment_docstring_or_blank_line_makes_nothing_stale(package, 
 
 def test_notebooks_are_listed_with_what_the_build_says_of_them(package, monkeypatch):
     why = [fresh.Change("code", "code cells", "1", "2")]
-    monkeypatch.setattr(build, "why_stale", lambda source, *_: why if source.stem == "02_study" else [])
+    monkeypatch.setattr(
+        "beyond_hard_labels.book.build.why_stale", lambda source, *_: why if source.stem == "02_study" else []
+    )
     found = [(item.name, item.why) for item in status.items(small()) if item.kind == "notebook"]
     assert found == [("01_shapes", []), ("02_study", why)]
 
