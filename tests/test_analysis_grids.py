@@ -107,7 +107,7 @@ def test_a_part_that_is_not_here_gives_empty_tables_and_numbers_that_are_none():
     assert enough(none, 0.25).empty
     assert rivals(none).empty
     row = at(contrasts(none, "kl", "votes_per_image", 0), "votes_per_image == 3")
-    assert row[["base", "level", "mean", "low", "high", "p", "n", "detectable"]].isna().all()
+    assert row[["votes_per_image", "base", "level", "mean", "low", "high", "p", "n", "detectable"]].isna().all()
 
 
 def test_the_numbers_of_a_row_are_found_by_a_condition():

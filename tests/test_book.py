@@ -1,24 +1,45 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.book import build, report
+from beyond_hard_labels.book import build, execution, pages
 from beyond_hard_labels.runs import ensure, execute, fresh, study
 from conftest import ROOT, TINY, remade
 
 pytestmark = pytest.mark.filterwarnings("default")  # what kernels and their clients warn of is not ours
+
+SETUP = (
+    "from beyond_hard_labels.book.notebook import about, claim, say, show\n"
+    "from beyond_hard_labels.runs.ensure import ensure\n"
+    "from beyond_hard_labels.runs.study import plan\n"
+    f"study = plan('smoke', **{TINY})\n"
+    "runs = ensure(study)\n"
+    "about(study, runs)"
+)
+SOFT = "kl = {run.spec.labels: run.metrics['kl'] for run in runs}['soft']\nsay(f'KL {kl:.3f}.', runs, kl=f'{kl:.3f}')"
+CLAIM = "claim('Soft labels have the lower KL.', kl < 1e9, runs, name='lower')"
 
 
 def notebook(*sources):
     made = new_notebook(metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}})
     made.cells = [new_markdown_cell("# Title"), *map(new_code_cell, sources)]
     return made
+
+
+def write(project, name, *sources):
+    """Write a notebook, and name it in the table of contents."""
+    nbformat.write(notebook(*sources), project / "notebooks" / f"{name}.ipynb")
+    contents = (project / "_toc.yml").read_text()
+    if f"notebooks/{name}\n" not in contents:
+        (project / "_toc.yml").write_text(f"{contents}  - file: notebooks/{name}\n")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +62,11 @@ def project(tmp_path, monkeypatch, tiny_runs):
         (root / folder).mkdir(parents=True)
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
     shutil.copy(ROOT / "book" / "references.bib", root / "book")
+    shutil.copy(ROOT / "book" / "runs.md", root / "book")
     shutil.copy(ROOT / "_config.yml", root)
-    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/01_one\n")
-    (root / "book" / "intro.md").write_text("# Title\n\nKL {{ soft.kl }}, profile {{ profile }}.\n")
-    nbformat.write(notebook("1 + 1"), root / "notebooks" / "01_one.ipynb")
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n  - file: book/runs\n")
+    (root / "book" / "intro.md").write_text("# Title\n\n{{ badge }}\n\nProfile {{ profile }}.\n")
+    write(root, "01_one", "1 + 1")
     monkeypatch.setattr(paths, "project_folder", lambda: root)
     return root
 
@@ -57,18 +79,37 @@ def small():
 @pytest.fixture
 def without_pages(monkeypatch):
     """Leave out the slow last step, for tests that look at what is executed."""
-    monkeypatch.setattr(build, "_build_html", lambda stage, log: None)
+
+    def leave_out(stage, log):
+        (stage / "_build" / "html").mkdir(parents=True, exist_ok=True)
+        (stage / "_build" / "html" / "index.html").touch()
+
+    monkeypatch.setattr(build, "build_html", leave_out)
 
 
 def built(project, small, **options):
     return build.make(small, workers=1, **options)
 
 
-def test_a_page_shows_the_number_of_the_run(project, small):
+def test_a_page_shows_a_chapters_number_and_claim_with_a_way_to_each_run(project, small):
+    write(project, "01_one", SETUP, SOFT, CLAIM)
+    asked = "{{ number('01_one', 'kl') }}, {{ chapters['01_one'].numbers.kl }}. {{ claim('01_one', 'lower') }}"
+    (project / "book" / "intro.md").write_text(f"# Title\n\nKL {asked}\n")
     page = built(project, small)
-    shown = (page.parent / "book" / "intro.html").read_text()
-    assert report.plain(report.texts(small, ensure.ensure(small))["soft.kl"]) in shown
-    assert "{{" not in shown
+    shown, runs = ((page.parent / "book" / f"{name}.html").read_text() for name in ("intro", "runs"))
+    found = ensure.ensure(small)
+    kl = f"{found[1].metrics['kl']:.3f}"
+    assert len(re.findall(rf"\b{re.escape(kl)}\b", shown)) >= 2
+    label = pages.notebook.label(found)
+    assert re.search(rf'href="runs\.html#{label}"[^>]*><span[^>]*>{kl}', shown)
+    assert "Soft labels have the lower KL." in shown
+    assert "holds in these runs" in shown
+    for run in found:
+        assert re.search(rf'href="\.\./runs/{run.name}\.html#run-{run.name}"', runs)
+        own = re.sub("<[^>]+>", "", (page.parent / "runs" / f"{run.name}.html").read_text())
+        assert f"bhl compare {run.spec.key}" in own
+    sidebar = shown[shown.index("bd-links") : shown.index("</nav>", shown.index("bd-links"))]
+    assert [link for link in re.findall(r'href="([^"]+)"', sidebar) if "run" in link] == ["runs.html"]
 
 
 def loaded_from_elsewhere(html):
@@ -103,15 +144,35 @@ def test_the_downloadable_notebook_is_the_executed_one(project, small):
     assert str(project) not in nbformat.writes(copy)
 
 
-def test_an_unknown_placeholder_stops_the_build_and_is_named_with_its_line(project, small):
-    (project / "book" / "intro.md").write_text("# Title\n\n{{ soft.klx }}\n")
-    with pytest.raises(InputError, match=r"book/intro\.md, line 3: unknown placeholder 'soft\.klx'"):
-        built(project, small)
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("{{ klx }}", "line 3: 'klx' is undefined"),
+        ("{{ number('01_one', 'klx') }}", "line 3: 01_one has no 'klx' among its numbers, expected one of kl"),
+        ("{{ claim('02_two', 'lower') }}", "line 3: there is no chapter '02_two' with numbers, expected one of 01_one"),
+        ("{{ chapters['01_one'].numbers.klx }}", "line 3: .* has no attribute 'klx'"),
+        ("{{ table('runz') }}", "line 3: there is no table 'runz', expected one of runs, "),
+        ("x\n{% for %}", "line 4: "),
+    ],
+)
+def test_a_page_that_asks_for_what_there_is_not_is_named_with_its_line(project, small, asked, message):
+    (project / "book" / "intro.md").write_text(f"# Title\n\n{asked}\n")
+    cell = {"output_type": "display_data", "data": {"text/markdown": "KL"}}
+    cell["metadata"] = {"beyond_hard_labels": {"runs": [], "numbers": {"kl": "0.5"}}}
+    executed = {"01_one": {"cells": [{"cell_type": "code", "metadata": {}, "outputs": [cell]}]}}
+    with pytest.raises(InputError, match=rf"book/intro\.md, {message}"):
+        pages.made(project, small, ensure.ensure(small), executed, {"01_one": 1.0})
+
+
+def test_a_name_that_a_chapter_gives_twice_is_refused():
+    said = [pages.Output("04", cell, "", {"runs": [], "numbers": {"kl": "1"}}) for cell in (3, 5)]
+    with pytest.raises(InputError, match="04, cell 5: there is 'kl' among its numbers already"):
+        pages.chapters(said)
 
 
 def test_a_failing_cell_stops_the_build_with_its_traceback_and_keeps_the_last_copy(project, small):
     built(project, small)
-    nbformat.write(notebook("1 / 0"), project / "notebooks" / "01_one.ipynb")
+    write(project, "01_one", "1 / 0")
     with pytest.raises(build.BookError, match=r"(?s)notebook 01_one failed in cell 2.*1 / 0.*ZeroDivisionError"):
         built(project, small)
     kept = nbformat.read(paths.build_folder() / "executed" / "01_one.ipynb", as_version=4)
@@ -145,7 +206,7 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 )
 @pytest.mark.usefixtures("without_pages")
 def test_every_way_to_die_names_notebook_cell_and_last_lines_and_publishes_nothing(project, small, cells, message):
-    nbformat.write(notebook(*cells), project / "notebooks" / "01_one.ipynb")
+    write(project, "01_one", *cells)
     with pytest.raises(build.BookError, match=f"(?s)notebook 01_one {message}"):
         built(project, small, cell_timeout=5)
     assert not (paths.build_folder() / "executed" / "01_one.ipynb").exists()
@@ -154,10 +215,8 @@ def test_every_way_to_die_names_notebook_cell_and_last_lines_and_publishes_nothi
 
 @pytest.mark.usefixtures("without_pages")
 def test_all_failures_of_notebooks_in_parallel_are_told(project, small):
-    nbformat.write(notebook("1 / 0"), project / "notebooks" / "01_one.ipynb")
-    nbformat.write(notebook("[][1]"), project / "notebooks" / "02_two.ipynb")
-    with (project / "_toc.yml").open("a") as toc:
-        toc.write("  - file: notebooks/02_two\n")
+    write(project, "01_one", "1 / 0")
+    write(project, "02_two", "[][1]")
     with pytest.raises(build.BookError, match=r"(?s)01_one failed.*ZeroDivisionError.*02_two failed.*IndexError"):
         build.make(small, workers=2)
 
@@ -166,9 +225,7 @@ def test_all_failures_of_notebooks_in_parallel_are_told(project, small):
 def test_notebooks_run_in_parallel_processes(project, small):
     wait = "import pathlib, time\npathlib.Path('{0}').touch()\nwhile not pathlib.Path('{1}').exists(): time.sleep(0.1)"
     for name, mine, other in (("01_one", "a", "b"), ("02_two", "b", "a")):
-        nbformat.write(notebook(wait.format(mine, other)), project / "notebooks" / f"{name}.ipynb")
-    with (project / "_toc.yml").open("a") as toc:
-        toc.write("  - file: notebooks/02_two\n")
+        write(project, name, wait.format(mine, other))
     build.make(small, workers=2, cell_timeout=60)  # each waits for the other
 
 
@@ -208,19 +265,70 @@ def test_a_broken_reference_stops_the_build_and_shows_the_warning(project, small
 
 @pytest.mark.usefixtures("without_pages")
 def test_only_keeps_the_other_copies_and_refuses_those_of_another_study(project, small):
-    nbformat.write(notebook("2 + 2"), project / "notebooks" / "02_two.ipynb")
-    with (project / "_toc.yml").open("a") as toc:
-        toc.write("  - file: notebooks/02_two\n")
+    write(project, "02_two", "2 + 2")
     built(project, small)
     first = paths.build_folder() / "executed" / "01_one.ipynb"
     before = first.stat().st_mtime_ns
-    nbformat.write(notebook("3 + 3"), project / "notebooks" / "02_two.ipynb")
+    write(project, "02_two", "3 + 3")
     built(project, small, only="02_two")
     assert first.stat().st_mtime_ns == before
     second = nbformat.read(paths.build_folder() / "executed" / "02_two.ipynb", as_version=4)
     assert second.cells[-1].outputs[0].data["text/plain"] == "6"
     with pytest.raises(InputError, match=r"was executed with '--profile smoke .*, not '--profile quick'"):
         built(project, study.plan("quick"), only="02_two")
+
+
+def test_an_unchanged_book_is_not_made_again_and_one_edited_page_is_all_that_is_read_again(project, small, capsys):
+    write(project, "01_one", SETUP, SOFT)
+    page = built(project, small)
+    first = page.stat().st_ino
+    built(project, small)
+    assert "nothing to do" in capsys.readouterr().err
+    assert page.stat().st_ino == first
+    with (project / "book" / "intro.md").open("a") as file:
+        file.write("\nThis sentence is new.\n")
+    built(project, small)
+    assert "This sentence is new." in (page.parent / "book" / "intro.html").read_text()
+    assert "0 added, 1 changed, 0 removed" in (paths.build_folder() / "book.log").read_text()
+    assert (page.parent / "_images").is_dir()  # the pictures of pages that were not read again
+    for path in page.parent.rglob("*.html"):
+        for source in re.findall(r'<img[^>]* src="([^"#:]+)"', path.read_text()):
+            assert (path.parent / source).is_file(), (path, source)
+
+
+@pytest.mark.parametrize("what", ["page", "run", "copy", "config"])
+@pytest.mark.usefixtures("without_pages")
+def test_whatever_is_damaged_or_changed_there_is_something_to_do(project, small, capsys, what):
+    write(project, "01_one", SETUP, SOFT)
+    page = built(project, small)
+    folder = paths.build_folder()
+    changed = {
+        "page": page,
+        "run": folder / "runs" / small.spec("hard", 0).key / "weights.safetensors",
+        "copy": folder / "executed" / "01_one.ipynb",
+        "config": project / "_config.yml",
+    }[what]
+    if what == "page":
+        changed.unlink()
+    else:
+        with changed.open("ab") as file:
+            file.write(b"\n")
+    built(project, small)
+    assert "nothing to do" not in capsys.readouterr().err
+    assert page.is_file()
+
+
+def test_a_link_to_what_went_away_is_found_though_its_own_page_is_the_same(project, small):
+    (project / "book" / "intro.md").write_text("# Title\n\nSee [there](#place).\n")
+    (project / "book" / "other.md").write_text("# Other\n\n(place)=\n## Place\n\nText.\n")
+    with (project / "_toc.yml").open("a") as contents:
+        contents.write("  - file: book/other\n")
+    page = built(project, small)
+    (project / "book" / "other.md").write_text("# Other\n\n## Place\n\nText.\n")
+    for _ in range(2):  # and again: nothing is kept of a build that failed
+        with pytest.raises(build.BookError, match="place"):
+            built(project, small)
+    assert "Other" in (page.parent / "book" / "other.html").read_text()
 
 
 def executed(name="01_one"):
@@ -248,49 +356,157 @@ def test_nothing_is_executed_again_when_nothing_or_only_prose_changed(project, s
     [
         pytest.param("1 + 1  # and a comment", "code cells changed", id="an edited cell"),
         pytest.param(
-            "from beyond_hard_labels import shapes", "code cells changed, images.py is new", id="a new import"
+            "from beyond_hard_labels.data import images",
+            "code cells changed; base.errors is new",
+            id="a new import",
         ),
     ],
 )
 @pytest.mark.usefixtures("without_pages")
 def test_an_edited_cell_executes_the_notebook_again_and_says_why(project, small, capsys, source, reason):
     built(project, small)
-    nbformat.write(notebook(source), project / "notebooks" / "01_one.ipynb")
+    write(project, "01_one", source)
     built(project, small)
     assert f"01_one is executed: {reason}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_pages")
 def test_other_results_of_the_runs_execute_the_notebooks_that_read_them_and_no_others(project, small, capsys):
-    nbformat.write(
-        notebook("from beyond_hard_labels.runs.study import ensure, plan", f"len(ensure(plan('smoke', **{TINY})))"),
-        project / "notebooks" / "02_two.ipynb",
-    )
-    with (project / "_toc.yml").open("a") as toc:
-        toc.write("  - file: notebooks/02_two\n")
+    write(project, "02_two", SETUP)
     built(project, small)
     folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
     remade(folder, code={})  # trained again, to the same files
     built(project, small)
-    assert "02_two is kept" in capsys.readouterr().err
-    (folder / "history.csv").write_text((folder / "history.csv").read_text().replace("\n1,", "\n1.0,"))
+    assert "nothing to do" in capsys.readouterr().err
+    history = pd.read_csv(folder / "history.csv")
+    history["loss"] += 1
+    history.to_csv(folder / "history.csv", index=False)
     remade(folder)
     built(project, small)
     told = capsys.readouterr().err
-    assert "02_two is executed: runs changed" in told
+    assert f"02_two is executed: run {folder.name} changed" in told
     assert "01_one is kept: fresh" in told
+
+
+def test_a_run_that_comes_and_one_that_goes_execute_who_looked_for_it_again(tmp_path, project, small):
+    source, copy = project / "notebooks" / "01_one.ipynb", tmp_path / "copy.ipynb"
+    made = {"nothing abc": None, "run abc": "1", "run gone": "1"}
+    about = {"inputs": execution.inputs(source, small) | {"reads": made}}
+    copy.write_text(json.dumps({"cells": [], "metadata": {"beyond_hard_labels": about}}))
+
+    def reasons(now):
+        return fresh.told(execution.why_stale(source, copy, small, digest=lambda kind, name: now[f"{kind} {name}"]))
+
+    assert reasons(made) == ""
+    assert reasons(made | {"nothing abc": "2"}) == "nothing abc is new"
+    assert reasons(made | {"run abc": "2"}) == "run abc changed"
+    assert reasons(made | {"run gone": None}) == "run gone is not here to be compared"
 
 
 def test_a_changed_module_executes_the_notebooks_that_use_it_and_no_others(project, monkeypatch, small):
     user, other = project / "notebooks" / "01_one.ipynb", project / "notebooks" / "02_two.ipynb"
-    nbformat.write(notebook("from beyond_hard_labels import votes"), user)
-    nbformat.write(notebook("1 + 1"), other)
-    before = build.inputs(user, small), build.inputs(other, small)
+    write(project, "01_one", "from beyond_hard_labels.data import votes")
+    write(project, "02_two", "1 + 1")
+    before = execution.inputs(user, small), execution.inputs(other, small)
     real = fresh.code_fingerprint
-    monkeypatch.setattr(fresh, "code_fingerprint", lambda *m: "another" if m == ("votes",) else real(*m))
-    after = build.inputs(user, small), build.inputs(other, small)
-    assert fresh.changes(before[0], after[0]) == ["votes.py changed"]
+    monkeypatch.setattr(fresh, "code_fingerprint", lambda m: "another" if m == "data.votes" else real(m))
+    after = execution.inputs(user, small), execution.inputs(other, small)
+    assert fresh.told(fresh.changes(before[0], after[0])) == "data.votes changed"
     assert after[1] == before[1]
+
+
+def test_what_changes_while_a_notebook_is_executed_makes_its_copy_stale(project, small):
+    edit = "import pathlib\np = pathlib.Path('01_one.ipynb')\n_ = p.write_text(p.read_text().replace('1 + 1', '1 + 2'))"
+    write(project, "01_one", "1 + 1", edit)
+    source, copy = project / "notebooks" / "01_one.ipynb", project / "copy.ipynb"
+    assert execution.execute(source, copy, small, 60) == []
+    assert "code cells changed" in fresh.told(execution.why_stale(source, copy, small))
+
+
+# Training
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_no_kernel_trains_and_a_notebook_is_executed_again_when_the_runs_that_it_asks_for_are_there(
+    project, small, monkeypatch, capsys
+):
+    asked = []
+    monkeypatch.setattr(
+        execution, "ensure_specs", lambda specs, **options: asked.append(specs) or ensure.ensure_specs(specs, **options)
+    )
+    more = [SETUP.replace("study = plan('smoke', **{", f"study = plan('smoke', **{{'data_seed': {s}, ") for s in (1, 2)]
+    write(project, "01_one", more[0], "import os; len(runs), os.environ['BHL_TRAIN']", more[1], "len(runs)")
+    built(project, small, cell_timeout=30)
+    assert [[spec.data_seed for spec in specs] for specs in asked] == [[1, 1], [2, 2]]
+    copy = execution.read_notebook(paths.build_folder() / "executed" / "01_one.ipynb")
+    assert ["".join(c["outputs"][-1]["data"]["text/plain"]) for c in copy["cells"][3::2]] == ["(2, 'ask')", "2"]
+    built(project, small)
+    assert len(asked) == 2
+
+
+def test_a_notebook_that_asks_for_the_same_runs_for_ever_is_a_failure(project, small, monkeypatch):
+    monkeypatch.setattr(execution, "execute", lambda *call: [small.spec("soft", 0)])
+    with pytest.raises(build.BookError, match="notebook 01_one asks for runs that were trained already"):
+        execution.execute_all(project / "notebooks", project, {"01_one": (small, 60)}, 1)
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_a_readers_own_files_go_to_their_notebook_and_to_no_other(project, small):
+    write(project, "01_one", "sorted(name for name in globals() if name.startswith('votes_'))")
+    write(project, "your_votes", "profile = 'quick'\nvotes_csv = None", "votes_csv")
+    nbformat.write(parametrized(project / "notebooks" / "your_votes.ipynb"), project / "notebooks" / "your_votes.ipynb")
+
+    def shown(name):
+        copy = execution.read_notebook(paths.build_folder() / "executed" / f"{name}.ipynb")
+        return "".join(copy["cells"][-1]["outputs"][-1]["data"]["text/plain"])
+
+    built(project, small, own={"votes_csv": "mine.csv"})
+    assert (shown("01_one"), shown("your_votes")) == ("[]", repr(str(Path("mine.csv").resolve())))
+    before = executed()
+    built(project, small, own={"votes_csv": "other.csv"})
+    assert shown("your_votes") == repr(str(Path("other.csv").resolve()))
+    assert executed() == before
+
+
+def parametrized(path):
+    made = nbformat.read(path, as_version=4)
+    made.cells[1].metadata["tags"] = ["parameters"]
+    return made
+
+
+# Claims
+
+
+def said(*records):
+    cells = [{"cell_type": "code", "metadata": {}, "outputs": []} for _ in records]
+    for cell, record in zip(cells, records, strict=True):
+        shown = {"data": {"text/markdown": ""}, "metadata": {"beyond_hard_labels": record}}
+        cell["outputs"].append(shown)
+    return {"04_four": {"cells": cells}}
+
+
+def test_a_claim_that_does_not_hold_stops_the_book_of_the_published_results_and_no_other():
+    true, false, open_ = (
+        {"runs": [], "claim": name, "sentence": f"It is {name}.", "holds": holds, "decided": decided}
+        for name, holds, decided in (("true", True, True), ("false", False, True), ("open", False, False))
+    )
+    quick = study.plan("quick")
+    build._require_claims(quick, said(true, open_))
+    with pytest.raises(build.BookError, match=r"(?s)do not hold in these runs.*04_four, cell 2: It is false\.$"):
+        build._require_claims(quick, said(true, false, open_))
+    build._require_claims(study.plan("quick", epochs=3), said(false))
+    build._require_claims(study.plan("smoke"), said(false))
+
+
+@pytest.mark.usefixtures("without_pages")
+def test_one_number_turned_round_in_a_chapter_stops_the_book(project, small, monkeypatch):
+    check = build._require_claims  # as for the published results, which would take minutes
+    monkeypatch.setattr(build, "_require_claims", lambda _, executed: check(study.plan("quick"), executed))
+    write(project, "01_one", SETUP, SOFT, CLAIM)
+    built(project, small)
+    write(project, "01_one", SETUP, SOFT, CLAIM.replace("kl <", "-kl >"))
+    with pytest.raises(build.BookError, match=r"01_one, cell 4: Soft labels have the lower KL\."):
+        built(project, small)
 
 
 @pytest.mark.usefixtures("without_pages")
@@ -305,12 +521,12 @@ def test_a_full_disk_is_named_when_the_book_is_staged_and_with_room_it_is(disk, 
     filler = full(left=400_000)
     with pytest.raises(files.Unwritten) as raised:
         built(project, small)
-    stage = disk / "build" / "book.staging"
+    stage = disk / "build" / "stage"
     assert str(raised.value) == f"{stage} cannot be written: No space left on device in {stage.parent}"
     assert not stage.exists()
     filler.unlink()
     built(project, small)
-    assert (stage.parent / "book" / "printed.json").is_file()
+    assert (stage.parent / "book" / "book.json").is_file()
 
 
 def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
@@ -320,8 +536,8 @@ def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
     ran.cells[2].metadata["tags"] = ["injected-parameters"]
     source.cells[0].source = "# New"
     merged = build.with_prose_of(source, ran)
-    assert [cell.source for cell in merged.cells] == ["# New", "p = 1", "p = 2", "p"]
-    assert merged.cells[3].metadata.tags == ["hide-input"]
+    assert [cell["source"] for cell in merged["cells"]] == ["# New", "p = 1", "p = 2", "p"]
+    assert merged["cells"][3]["metadata"]["tags"] == ["hide-input"]
 
 
 @pytest.mark.parametrize(
@@ -337,35 +553,19 @@ def test_prose_and_metadata_come_from_the_source_and_injected_parameters_stay():
 def test_what_keeps_a_notebook_from_being_whole_is_named(change, fault):
     cell = new_code_cell("1", execution_count=1) | change
     made = new_notebook(cells=[nbformat.from_dict(cell)], metadata={"language_info": {"name": "python"}})
-    assert build.unfinished(made) == [fault]
+    assert execution.unfinished(made) == [fault]
 
 
-def test_repository_buttons_need_an_address(tmp_path, monkeypatch):
+def test_repository_buttons_need_an_address(monkeypatch):
     import yaml
 
     for url in (None, "https://github.com/someone/somewhere"):
         if url:
             monkeypatch.setenv("BHL_REPOSITORY_URL", url)
-        build._write_config(ROOT / "_config.yml", tmp_path / "_config.yml")
-        config = yaml.safe_load((tmp_path / "_config.yml").read_text())
+        config = yaml.safe_load(build.config(ROOT))
         assert config["html"]["use_repository_button"] is bool(url)
         assert config.get("repository", {}).get("url") == url
         assert ("launch_buttons" in config) is bool(url)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", [[], ["epoch", "gpu"]])
-def test_the_page_on_speed_is_built_with_and_without_measurements(project, small, rows):
-    from test_speed import row
-
-    shutil.copy(ROOT / "book" / "speed.md", project / "book")
-    contents = (project / "_toc.yml").read_text()
-    (project / "_toc.yml").write_text(f"{contents}  - file: book/speed\n")
-    (project / "results" / "bench").mkdir(parents=True)
-    for name in rows:
-        files.write_json(project / "results" / "bench" / f"{name}.json", row(name, ratio=1.0))
-    page = built(project, small).parent / "book" / "speed.html"
-    assert ("ROWS=gpu" in page.read_text()) == (not rows)
 
 
 def test_only_a_book_made_from_nothing_leaves_its_wall_time(project, small, without_pages):

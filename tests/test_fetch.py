@@ -1,8 +1,8 @@
-import contextlib
 import gzip
 import hashlib
 import io
 import json
+import re
 import stat
 import struct
 import subprocess
@@ -60,6 +60,10 @@ def mice(shelf, **changes):
     return (sha256(archives.pack(shelf / "MiceBone.zip", GOOD, **changes)),)
 
 
+def pigs(shelf):
+    archives.pack(shelf / "Pig.zip", {name.replace("MiceBone", "Pig"): content for name, content in GOOD.items()})
+
+
 # A set of the benchmark, from the server to the study
 
 
@@ -71,17 +75,10 @@ def test_micebone_is_fetched_read_split_and_trained_on(bhl, shelf):
         assert all(part in done.stdout for part in (f"{url}/MiceBone.zip", digest, "CC BY-SA 4.0", "Schmarje"))
         assert requests == [("/MiceBone.zip", f"beyond-hard-labels/{__version__}")]
     data, truth = sets.read("micebone"), archives.micebone()[1]
-    labels, folds, pixels = map(np.array, zip(*(truth[image_id] for image_id in data.ids), strict=True))
-    assert np.array_equal(data.ratings, labels)
-    assert np.array_equal(data.fold, folds)
-    assert np.array_equal(data.images, pixels[:, None])
-    assert data.ratings.dtype == np.int8
-    assert np.array_equal(data.truth, data.votes / data.votes.sum(axis=1, keepdims=True))
-
+    assert data.ratings.tolist() == [truth[image_id][0].tolist() for image_id in data.ids]
     for split in (images.random_split(archives.N, 0), images.slice_split(data.fold, 1)):
         assert [len(part) for part in split] == [36, 12, 12]
         assert len(set(np.concatenate(split))) == archives.N
-
     shown = json.loads(bhl("data", "describe", "micebone", "--json").stdout)
     assert (shown["votes_least"], shown["votes_most"]) == (8, 81)
     assert shown["source"] == {"MiceBone.zip": f"{url}/MiceBone.zip"}
@@ -98,14 +95,6 @@ def test_what_is_exported_as_a_zip_is_a_published_set(bhl, tmp_path):
     done = bhl("data", "fetch", "dcic-synthetic", "--from", tmp_path / "my.zip")
     assert "50 images, 350 votes, 6 classes" in done.stdout, done.stderr
     assert sets.read("dcic-synthetic").ratings.shape == (50, 7)
-
-
-def test_fewer_images_have_their_own_ratings_and_folds(shelf):
-    fetch.fetch("micebone", str(shelf), mice(shelf))
-    data, first = sets.read("micebone"), sets.read("micebone", 20)
-    for part in ("images", "truth", "ids", "votes", "ratings", "fold"):
-        assert np.array_equal(getattr(first, part), getattr(data, part)[:20])
-    assert first.official is None
 
 
 def test_the_same_archive_gives_the_same_file(shelf, tmp_path, monkeypatch):
@@ -147,7 +136,7 @@ def test_a_set_is_attributed_to_its_publisher_by_checksum_and_not_by_name(shelf,
 
 
 def test_without_a_published_checksum_a_set_is_attributed_if_it_comes_from_the_published_address(shelf, monkeypatch):
-    archives.pack(shelf / "Pig.zip", {name.replace("MiceBone", "Pig"): content for name, content in GOOD.items()})
+    pigs(shelf)
     fetch.fetch("dcic-pig", str(shelf))
     assert "licence" not in fetch.about("dcic-pig")
     for path in cache().glob("dcic-pig.*"):
@@ -382,20 +371,15 @@ def test_an_archive_beyond_the_bounds_of_all_members_is_refused(shelf, monkeypat
 # Servers
 
 
-class Failing(SimpleHTTPRequestHandler):
-    """Fails as often as `failures` says, in the way that `how` says, then serves."""
-
-    failures = 1
-
-    def do_GET(self):
-        if type(self).failures:
-            type(self).failures -= 1
-            return self.fail()
-        return super().do_GET()
-
-
 def failing(times, fail):
-    return type("OneFailing", (Failing,), {"failures": times, "fail": fail})
+    """Return a handler that fails so often, in that way, then serves."""
+    failures = iter(range(times))
+
+    class Failing(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            return super().do_GET() if next(failures, None) is None else fail(self)
+
+    return Failing
 
 
 def drop(handler):
@@ -457,13 +441,9 @@ def test_a_page_in_place_of_an_archive_is_recognised(shelf, page, title):
         fetch.fetch("micebone", url)
     assert str(raised.value) == f"{url}/MiceBone.zip is a page, not an archive: {title}"
     assert len(requests) == 1
-    assert left() == []
-
-
-def test_a_page_that_was_saved_for_an_archive_is_recognised(shelf):
-    (shelf / "MiceBone.zip").write_text("<html><title>Record not found</title>")
-    with pytest.raises(InputError, match=r"MiceBone\.zip is a page, not an archive: Record not found"):
+    with pytest.raises(InputError, match=r"MiceBone\.zip is a page"):  # that was saved for the archive
         fetch.fetch("micebone", str(shelf))
+    assert left() == []
 
 
 def test_a_file_is_kept_as_it_is_though_the_server_calls_its_compression_an_encoding(shelf):
@@ -509,7 +489,7 @@ def test_a_file_with_another_checksum_than_the_published_one_is_refused_unless_i
 
 
 def test_without_a_published_checksum_the_first_one_is_kept_and_compared(shelf):
-    archives.pack(shelf / "Pig.zip", {name.replace("MiceBone", "Pig"): content for name, content in GOOD.items()})
+    pigs(shelf)
     first = sha256(shelf / "Pig.zip")
     assert fetch.fetch("dcic-pig", str(shelf))
     before = (cache() / "dcic-pig.npz").read_bytes()
@@ -527,7 +507,7 @@ def test_without_a_published_checksum_the_first_one_is_kept_and_compared(shelf):
 
 
 def test_a_checksum_that_no_file_has_is_refused(shelf):
-    archives.pack(shelf / "Pig.zip", {name.replace("MiceBone", "Pig"): content for name, content in GOOD.items()})
+    pigs(shelf)
     with pytest.raises(InputError, match=f"{'0' * 64}, which is the checksum of none of Pig.zip"):
         fetch.fetch("dcic-pig", str(shelf), ("0" * 64,))
     assert left() == []
@@ -631,15 +611,11 @@ def test_a_record_that_is_none_is_named(shelf):
 def test_a_published_set_states_where_it_is_and_whose_it_is(name):
     source = known.SETS[name]
     for address, checksum in source.files.items():
-        assert address.startswith(("https://", "http://fashion-mnist.s3-website"))
-        digits = {"md5": 32, "sha256": 64}
-        kind, _, digest = checksum.partition(":")
-        assert not checksum or (len(digest) == digits[kind] and not set(digest) - set("0123456789abcdef"))
-        assert checksum or name.startswith("dcic-")
-    assert source.name == name
+        assert address.startswith("https://") or checksum
+        assert re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", checksum) or name.startswith("dcic-")
     assert all([*source.attribution.values(), source.words])
-    assert all(len(digest) == 64 for digest in source.pixels)
-    assert sets.NAME.fullmatch(name)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in source.pixels)
+    assert (source.name, sets.NAME.fullmatch(name)[0]) == (name, name)
 
 
 def test_help_names_every_published_set(bhl):
@@ -657,15 +633,3 @@ def test_a_machine_without_a_downloader_describes_a_set_and_reads_a_local_one(sh
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_an_interrupted_download_leaves_nothing(shelf, monkeypatch):
-    digests = mice(shelf)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fetch, "_verify", interrupt)
-    with archives.served(shelf) as (url, _), contextlib.suppress(KeyboardInterrupt):
-        fetch.fetch("micebone", url, digests)
-    assert left() == []

@@ -72,6 +72,7 @@ def test_the_numbers_in_the_docstrings():
     assert metrics.exact_kl(first, second) == math.inf
     assert metrics.jensen_shannon(first, second) == pytest.approx(math.log(2))
     assert metrics.manhattan(first, second) == 2
+    assert metrics.soft_accuracy(first, second) == 0
     assert metrics.brier(first, second) == 2
     truth = np.eye(2)[[0, 0, 0, 1]]
     assert metrics.macro_accuracy(truth, np.eye(2)[[0, 0, 0, 0]]) == 0.5
@@ -193,3 +194,9 @@ def test_unanimous_and_single_votes_have_no_floor():
 
 def test_the_worked_number_of_the_floor():
     assert metrics.noise_floor(np.array([[4, 6], [10, 0]])) == pytest.approx(0.025)
+
+
+def test_soft_accuracy_is_the_share_of_the_distribution_that_is_predicted_right():
+    truth, predicted = np.array([[0.5, 0.5], [0.3, 0.7]]), np.array([[1.0, 0.0], [0.3, 0.7]])
+    assert metrics.soft_accuracy(truth, predicted) == pytest.approx((0.5 + 1) / 2)
+    assert metrics.soft_accuracy(truth, predicted) == pytest.approx(1 - metrics.manhattan(truth, predicted) / 2)

@@ -13,6 +13,8 @@ from urllib.parse import urldefrag, urlsplit
 import nbformat
 import pytest
 
+from test_book import built, project, small, tiny_runs, write  # noqa: F401
+
 pytestmark = pytest.mark.slow
 
 THEMES_OWN = ("search.html", "genindex.html")
@@ -242,14 +244,34 @@ def test_search_finds_a_word_without_a_server(browser, site):
 
 
 def test_hidden_code_opens_by_keyboard_and_its_name_is_what_it_shows(browser, site):
-    with opened(browser, site + "notebooks/01_data.html") as (page, _):
+    with opened(browser, site + "notebooks/04_metrics.html") as (page, _):
         toggle = page.get_by_text("Show code cell source").first.locator("xpath=..")
         assert toggle.get_attribute("aria-label") is None
-        code = page.get_by_text("data_seed").first
+        code = toggle.locator("xpath=../..").locator("pre").first
         assert not code.is_visible()
         toggle.focus()
         page.keyboard.press("Enter")
         assert code.is_visible()
+
+
+HOSTILE = """import pandas as pd
+from beyond_hard_labels.book.notebook import say, show
+from beyond_hard_labels.book.tables import text
+names = ["<img src=x onerror=alert(1)>", "a|b", "{ref}`role`", "$x$", "`code`"]
+show(pd.DataFrame({name: [name] for name in names}))"""
+
+
+@pytest.mark.filterwarnings("default")
+def test_names_from_data_are_text_on_the_page(browser, project, small):
+    write(project, "01_one", HOSTILE, "say(f'They are {text(names)}.')")
+    page = built(project, small).parent / "notebooks" / "01_one.html"
+    with opened(browser, page.as_uri()) as (page, wrong):
+        page.on("dialog", lambda _: wrong.append("a script ran"))
+        cells = page.locator(".cell_output table td").all_inner_texts()
+        assert cells == ["<img src=x onerror=alert(1)>", "a|b", "{ref}`role`", "$x$", "`code`"]
+        assert str(cells)[1:-1] in page.locator(".cell_output p").last.inner_text()
+        assert page.locator("article img").count() == 0
+        assert wrong == []
 
 
 BAD = """<!doctype html><html lang="en"><head><title>t</title><link rel="icon" href="data:,"></head>

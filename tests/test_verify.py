@@ -1,93 +1,77 @@
-import json
 import re
 
 import numpy as np
 import pytest
 
-from beyond_hard_labels.base import files, paths
-from beyond_hard_labels.book import build, verify
-from beyond_hard_labels.runs import study
-from conftest import TINY
-from test_book import built, notebook, project, small, tiny_runs, without_pages  # noqa: F401
+from beyond_hard_labels.base import paths
+from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import execution, verify
+from conftest import remade
+from test_book import CLAIM, SETUP, SOFT, built, notebook, project, small, tiny_runs, without_pages, write  # noqa: F401
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("without_pages")]
 
-SAY = [
-    "from beyond_hard_labels import report",
-    "from beyond_hard_labels.runs.study import ensure, plan",
-    f"study = plan('smoke', **{TINY})",
-    "report.say('KL {{ soft.kl }}, {{ table.one }}', study, ensure(study))",
-]
+FIGURE = "import matplotlib.pyplot as plt\n_ = plt.figure(figsize=(1, 1)).add_subplot().plot([kl, 1])"
 
 
 @pytest.fixture
-def told(project, small):
-    """A book with one page and one notebook that print numbers."""
-    import nbformat
-
-    nbformat.write(notebook("\n".join(SAY)), project / "notebooks" / "01_one.ipynb")
+def book(project, small):
+    """A book with one page and one notebook that show numbers, a table, a claim and a figure."""
+    write(project, "01_one", SETUP, SOFT, CLAIM, "show(runs[0].history, runs)", FIGURE)
+    (project / "book" / "intro.md").write_text("# Title\n\nKL {{ number('01_one', 'kl') }}\n")
     built(project, small)
     return paths.build_folder() / "book"
 
 
-def change_one_prediction(small, *, sealed=False):
-    """Change a stored prediction; sealed, so that the run's own checksums say nothing."""
+def change_one_prediction(small):
+    """Change a stored prediction so that the run's own checksums say nothing."""
     folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
     with np.load(folder / "predictions.npz") as file:
         content = dict(file)
     content["test_logits"][0] = -content["test_logits"][0]
     np.savez_compressed(folder / "predictions.npz", **content)
-    if sealed:
-        manifest = files.read_sealed_json(folder / "manifest.json")
-        manifest["files"]["predictions.npz"] = files.checksum(folder / "predictions.npz")
-        files.write_json(folder / "manifest.json", manifest, sealed=True)
+    remade(folder)
 
 
-def test_what_was_just_built_holds(told, bhl):
-    done = bhl("verify")
-    assert done.returncode == 0, done.stderr
-    assert "0 fault(s)" in done.stdout
+def test_what_was_just_built_comes_out_again(book):
+    checked, found = verify.faults(book, workers=1)
+    assert found == []
+    assert checked > 10  # outputs with their records, and pages
 
 
-def test_pages_notebooks_and_run_pages_are_all_checked(told):
-    places = {where for where, _, _ in verify.printed(told)}
-    assert {"book/intro.md", "01_one, cell 2"} < places
-    assert len([where for where in places if where.startswith("runs/")]) == 3
-
-
-PLACES = ("book/intro.md: soft.kl", "01_one, cell 2: soft.kl", "01_one, cell 2: table.one", "table.metrics")
-
-
-def test_one_changed_prediction_fails_verify_and_names_file_and_numbers(told, small, bhl):
+def test_predictions_that_give_other_numbers_are_named_where_they_are_shown(book, small):
     change_one_prediction(small)
-    done = bhl("verify")
-    assert done.returncode == 1
-    assert f"{small.spec('soft', 0).key} is damaged, predictions.npz not as it was stored" in done.stderr
-    for place in PLACES:
-        assert f"{place} cannot be computed again" in done.stderr
+    _, found = verify.faults(book, workers=1)
+    told = "\n".join(found)
+    assert re.search(r"01_one, cell 3: text/markdown differs: 'KL 0\.\d+\..*', and again 'KL 0\.\d+", told)
+    assert re.search(r"01_one, cell 3: record differs: ' +\"kl\": ", told)
+    assert "01_one, cell 6: image/png differs: another picture" in told
+    assert "01_one, cell 5" not in told  # the history is the same
+    assert re.search(r"book/intro\.md: 'KL .*', and again 'KL ", told)
 
 
-def test_predictions_that_give_other_numbers_fail_verify_and_the_book(told, project, small, bhl):
-    change_one_prediction(small, sealed=True)
-    done = bhl("verify")
-    assert done.returncode == 1
-    for place in PLACES:
-        assert re.search(rf"{re.escape(place)} is printed as .*, the stored predictions give", done.stderr)
-    with pytest.raises(build.BookError, match=r"01_one, cell 2: soft\.kl is printed as"):
-        build._verify(told)
+def test_a_missing_run_is_not_trained_and_is_named(book, small):
+    (paths.build_folder() / "runs" / small.spec("soft", 0).key / "manifest.json").write_text("{}")
+    _, found = verify.faults(book, workers=1)
+    assert re.search(r"notebook 01_one failed in cell 2 (.|\n)*1 run\(s\) are missing", "\n".join(found))
 
 
-def test_a_number_that_was_typed_over_is_found(told):
-    page = told / "book" / "intro.md"
-    page.write_text(page.read_text().replace("KL [", "KL [9"))
-    _, found = verify.faults(told)
-    assert [line for line in found if line.startswith("book/intro.md: soft.kl was recorded as")]
+def test_outputs_that_were_typed_over_and_cells_that_are_others_are_found(book, project):
+    path = book / "notebooks" / "01_one.ipynb"
+    shown, again = execution.read_notebook(path), execution.read_notebook(path)
+    cells = {cell["source"]: cell for cell in shown["cells"]}
+    cells[SOFT]["outputs"][0]["data"]["text/markdown"] = "KL 9.999."
+    cells[FIGURE]["outputs"] = []
+    _, found = verify.compared("01_one", shown, again)
+    assert found[0].startswith("01_one, cell 3: text/markdown differs: 'KL 9.999.', and again 'KL 0.")
+    assert found[1] == "01_one, cell 6: shows nothing, and again image/png"
+    cells[SOFT]["source"] = "1"
+    assert "code of the book's copy is not that of the notebook" in verify.compared("01_one", shown, again)[1][0]
 
 
-def test_verify_without_a_book_is_bad_input(bhl):
-    done = bhl("verify")
-    assert done.returncode == 2
-    assert "there is no book at" in done.stderr
+def test_verify_without_a_book_is_bad_input():
+    with pytest.raises(InputError, match=r"there is no whole book at .*; build one with 'bhl book'"):
+        verify.faults(paths.build_folder() / "book")
 
 
 @pytest.mark.slow
@@ -103,7 +87,7 @@ def test_a_run_made_again_is_equal_to_the_last_bit(tiny_runs, project, small, bh
 @pytest.mark.slow
 def test_a_run_that_differs_by_more_than_the_tolerance_fails(project, small, bhl):
     folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
-    change_one_prediction(small, sealed=True)
+    change_one_prediction(small)
     assert bhl("compare", folder, "--tolerance", "kl=9", "--tolerance", "macro_accuracy=1").returncode == 0
     done = bhl("compare", folder, "--tolerance", "kl=0.0001")
     assert done.returncode == 1
@@ -122,10 +106,3 @@ def test_bad_comparisons_are_bad_input(bhl, arguments, message):
     done = bhl("compare", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
-
-
-def test_the_record_of_a_page_is_enough_to_name_its_study(told, small):
-    record = json.loads((told / "printed.json").read_text())["book/intro.md"]
-    found, of = verify.runs_of(record)
-    assert found == small == study.plan("smoke", **TINY)
-    assert [run.spec for run in of] == small.specs()

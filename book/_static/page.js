@@ -2,7 +2,8 @@
 document.addEventListener("DOMContentLoaded", () => {
   // The line that says which profile, data and training a page shows.
   for (const line of document.querySelectorAll(".bd-article p")) {
-    if (line.firstElementChild?.tagName === "STRONG" && line.textContent.startsWith("Profile ")) {
+    const first = line.firstElementChild;
+    if (first?.tagName === "STRONG" && first === line.firstChild && line.textContent.includes(" · ")) {
       line.classList.add("profile-badge");
     }
   }

@@ -60,7 +60,8 @@ def contrasts(
             mean, low, high, p = corrected_t(gap)
             levels = (*cell, value, pair[base].mean(), pair[value].mean())
             found.append((*levels, mean, gap.std(), low, high, p, len(gap), (high - low) / 2))
-    table = pd.DataFrame(found, columns=[*by, column, *_FOUND]).astype(dict.fromkeys(_FOUND, float) | {"n": int})
+    types = rows[[*by, column]].dtypes.to_dict() | dict.fromkeys(_FOUND, float) | {"n": int}
+    table = pd.DataFrame(found, columns=[*by, column, *_FOUND]).astype(types)
     return table.sort_values([*by, column], ignore_index=True)
 
 

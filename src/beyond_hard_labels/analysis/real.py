@@ -1,33 +1,9 @@
-"""Sets with the votes of people, and runs on them, as numbers."""
+"""Runs on sets with the votes of people, as numbers."""
 
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.data import votes
-from beyond_hard_labels.data.images import LabelledImages
-from beyond_hard_labels.learn.metrics import entropy
 from beyond_hard_labels.runs.store import Run
-
-
-def describe(data: LabelledImages) -> dict[str, float]:
-    """Return what a set with votes holds: sizes, votes an image, ties, and how far its annotators agree.
-
-    ``tied`` and ``unanimous`` are shares of the images, ``entropy`` is the mean over images of that of the
-    votes' shares, in nats; ``raters`` is the number of single raters, NaN where they are not known.
-    """
-    cast = data.votes.sum(axis=1)
-    return {
-        "images": len(data.ids),
-        "classes": len(data.class_names),
-        "pixels": data.images.shape[-1],
-        "votes": int(cast.sum()),
-        "least": int(cast.min()),
-        "most": int(cast.max()),
-        "raters": np.nan if data.ratings is None else data.ratings.shape[1],
-        "tied": votes.targets(data.votes, "hard").tied.mean(),
-        "unanimous": (data.truth.max(axis=1) == 1).mean(),
-        "entropy": entropy(data.truth).mean(),
-    }
 
 
 def scored(runs: list[Run]) -> pd.DataFrame:

@@ -1,12 +1,14 @@
 """The line of a page that says what its numbers come from, in words that a stranger understands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
-from beyond_hard_labels.base.paths import published_folder
+from beyond_hard_labels.book.tables import text
 from beyond_hard_labels.data.sets import SYNTHETIC
 from beyond_hard_labels.runs import fresh
 from beyond_hard_labels.runs.store import Run, differences
-from beyond_hard_labels.runs.study import Study
+from beyond_hard_labels.runs.study import Study, nearest
 
 NETWORKS = {
     "small": "a small network",
@@ -14,34 +16,51 @@ NETWORKS = {
     "densenet121": "DenseNet121",
     "resnet50v2": "ResNet50v2",
 }
+PROTOCOLS = {"as_written": "as the paper writes it", "as_run": "as the authors' code runs"}
 
 
 def line(study: Study, runs: Sequence[Run] = ()) -> str:
     """Return one line: profile, images, training, splits, and where the runs were trained."""
-    shared, changed = study.shared, ", ".join(f"{name} = {value}" for name, value in study.changed.items())
-    what = "generated images" if shared["dataset"] == SYNTHETIC else f"images of {shared['dataset']}"
-    parts = [
-        f"**Profile {study.profile}**{f' with {changed}' if changed else ''}",
-        f"{shared['n_images']:,} {what} of {shared['image_size']} pixels a side",
-    ]
+    parts = _data(study.profile, study.changed, study.shared)
     if runs:
-        weights = {"none": "random weights", "imagenet": "ImageNet weights"}.get(shared["weights"], "given weights")
-        times = "as the paper writes it" if study.protocol == "as_written" else "as the authors' code runs"
-        parts += [
-            f"{NETWORKS[shared['backbone']]} from {weights}, {shared['epochs']} epochs, {times}",
-            f"{study.splits} random split{'s' if study.splits > 1 else ''}",
-            trained(runs),
-        ]
+        splits = f"{study.splits} random split{'s' if study.splits > 1 else ''}"
+        parts += [_training(study.shared, study.protocol), splits, trained(runs)]
     return " · ".join(parts)
+
+
+def line_of_run(run: Run) -> str:
+    """Return the same of a single run."""
+    profile, changed = nearest(run.spec)
+    shared, protocol = asdict(run.spec), changed.get("protocol", "as_written")
+    which = f"{run.spec.labels} labels, split {run.spec.split}"
+    return " · ".join([*_data(profile, changed, shared), _training(shared, protocol), which, trained([run])])
+
+
+def _data(profile: str, changed: Mapping[str, Any], shared: Mapping[str, Any]) -> list[str]:
+    given = ", ".join(f"{text(name)} = {text(value)}" for name, value in changed.items())
+    what = "generated images" if shared["dataset"] == SYNTHETIC else f"images of {text(shared['dataset'])}"
+    size = shared["image_size"]
+    return [
+        f"**Profile {profile}**{f' with {given}' if given else ''}",
+        f"{shared['n_images']:,} {what} of {size} × {size} pixels",
+    ]
+
+
+def _training(shared: Mapping[str, Any], protocol: str) -> str:
+    weights = {"none": "random weights", "imagenet": "ImageNet weights"}.get(shared["weights"], "given weights")
+    epochs = f"{shared['epochs']} epoch{'s' if shared['epochs'] > 1 else ''}"
+    return f"{NETWORKS[shared['backbone']]} from {weights}, {epochs}, {PROTOCOLS[protocol]}"
 
 
 def trained(runs: Sequence[Run]) -> str:
     """Return where some runs were trained, and of published ones what has changed since."""
-    published = [run for run in runs if run.folder.parent == published_folder()]
+    published = [run for run in runs if run.published]
     if not published:
         away = any(run.spec.device == "cuda" and not fresh.can_train(run.spec) for run in runs)
         return "trained on another machine, with a GPU" if away else "trained on this machine"
-    machine = published[0].manifest["machine"]
-    where = machine.get("gpu", f"{machine['system']} with {machine['cores']} cores")
-    since = fresh.told(sorted({change for run in published for change in differences(run)}))
-    return f"published runs, trained on {where}" + (f"; since then: {since}" if since else "")
+    machines = [run.manifest["machine"] for run in published]
+    where = sorted({m.get("gpu", f"{m['system']} with {m['cores']} cores") for m in machines})
+    since = fresh.told(sorted({change for run in published for change in differences(run)}, key=str))
+    count = "published" if len(published) == len(runs) else f"{len(published)} of {len(runs)} published"
+    words = f"{count} run{'s' if len(runs) > 1 else ''}, trained on {' and '.join(where)}"
+    return words + (f"; since then: {since}" if since else "")

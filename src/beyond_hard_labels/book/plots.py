@@ -9,7 +9,9 @@ import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_rgb
 
+from beyond_hard_labels.analysis.scores import curves
 from beyond_hard_labels.data import shapes
+from beyond_hard_labels.runs.store import Run
 
 ARM_COLOURS = {"hard": "#0072B2", "soft": "#D55E00"}
 CLASS_COLOURS = {"b": "#3B6FE0", "g": "#2E9E4F", "r": "#D6423B"}
@@ -72,20 +74,6 @@ def hue_circle(images: np.ndarray, hues: np.ndarray, shapes: np.ndarray) -> plt.
     return figure
 
 
-def class_sizes(truth: np.ndarray, pure: np.ndarray, class_names: tuple[str, ...]) -> plt.Figure:
-    """Show how many images each class leads, pure and interpolated ones stacked."""
-    leading = truth.argmax(axis=1)
-    counts = [np.bincount(leading[part], minlength=len(class_names)) for part in (pure, ~pure)]
-    figure, axis = plt.subplots(figsize=(6.5, 3))
-    colours = [CLASS_COLOURS[name[0]] for name in class_names]
-    axis.bar(class_names, counts[0], color=colours, label="pure")
-    axis.bar(class_names, counts[1], bottom=counts[0], color=colours, alpha=0.45, label="interpolated")
-    axis.set(xlabel="majority class", ylabel="images")
-    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2)
-    figure.tight_layout()
-    return figure
-
-
 def distributions(
     images: np.ndarray, rows: dict[str, np.ndarray], titles: list[str], class_names: tuple[str, ...]
 ) -> plt.Figure:
@@ -111,64 +99,17 @@ def distributions(
     return figure
 
 
-def curve(x: np.ndarray, lines: dict[str, np.ndarray], *, xlabel: str, ylabel: str) -> plt.Figure:
-    """Show positive lines over a logarithmic axis in x and y."""
-    figure, axis = plt.subplots(figsize=(6, 3.4))
-    for (name, y), colour, style in zip(
-        lines.items(), sns.color_palette("colorblind"), ("o-", "s--", "^:"), strict=False
-    ):
-        axis.loglog(x, y, style, label=name, color=colour)
-    axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend(frameon=False)
-    figure.tight_layout()
-    return figure
-
-
-def training_curves(runs: list) -> plt.Figure:
+def training_curves(runs: list[Run]) -> plt.Figure:
     """Show macro accuracy and KL on validation images over epochs: mean and range over the splits."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
-    for axis, name, label in zip(
-        axes, ("macro_accuracy", "kl"), ("macro accuracy", "KL to soft truth (nats)"), strict=True
-    ):
-        for arm in sorted({r.spec.labels for r in runs}):
-            histories, colour = [r.history for r in runs if r.spec.labels == arm], ARM_COLOURS[arm]
-            epochs, values = histories[0]["epoch"], np.array([h[name] for h in histories])
-            axis.plot(epochs, values.mean(axis=0), color=colour, label=f"{arm} labels")
-            axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        axis.set(xlabel="epoch", ylabel=label)
-    axes[1].set_yscale("log")
-    axes[0].legend(frameon=False)
-    figure.tight_layout()
-    return figure
-
-
-def score_pairs(table) -> plt.Figure:
-    """Show both headline metrics of each split, the two arms of a split joined by a line."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-    for axis, name, label in zip(
-        axes, ("macro_accuracy", "kl"), ("macro accuracy", "KL to soft truth (nats)"), strict=True
-    ):
-        wide = table.pivot(index="split", columns="labels", values=name)
-        axis.plot([0, 1], wide[["hard", "soft"]].to_numpy().T, color="0.6", zorder=1)
-        for x, arm in enumerate(("hard", "soft")):
-            axis.scatter([x] * len(wide), wide[arm], color=ARM_COLOURS[arm], zorder=2)
-        axis.set_xticks([0, 1], ["hard labels", "soft labels"])
-        axis.set(xlim=(-0.4, 1.4), ylabel=label)
-    axes[1].set_yscale("log")
-    figure.tight_layout()
-    return figure
-
-
-def reliability(bins: dict) -> plt.Figure:
-    """Show per arm the mean true probability of the predicted class against the confidence in it."""
-    figure, axis = plt.subplots(figsize=(4.2, 3.8))
-    axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
-    for arm, values in bins.items():
-        axis.plot(values.confidence, values.agreement, "o-", color=ARM_COLOURS[arm], label=f"{arm} labels")
-    axis.set(xlabel="confidence", ylabel="true probability", xlim=(0, 1.02), ylim=(0, 1.02))
-    axis.legend(frameon=False)
-    figure.tight_layout()
-    return figure
+    words = {"macro_accuracy": "macro accuracy", "kl": "KL to soft truth (nats)"}
+    long = curves(runs).rename(columns=words).melt(["labels", "epoch"], list(words.values()), var_name="metric")
+    style = {"hue": "labels", "style": "labels", "palette": ARM_COLOURS, "errorbar": ("pi", 100)}
+    grid = sns.relplot(
+        long, x="epoch", y="value", col="metric", kind="line", **style, height=3.4, facet_kws={"sharey": False}
+    )
+    grid.axes_dict[words["kl"]].set_yscale("log")
+    grid.set_titles("{col_name}").set_axis_labels("epoch", "")
+    return grid.figure
 
 
 def maps(planes: dict[str, np.ndarray], hue: np.ndarray, shape: np.ndarray) -> plt.Figure:

@@ -5,37 +5,44 @@ annotators are text wherever they come from, and never markup.
 """
 
 import base64
-from collections.abc import Collection
+import numbers
+from collections.abc import Callable, Collection, Mapping
 
 import pandas as pd
 
+from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.learn.metrics import METRICS
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
+MISSING = "–"
 
 
-def heading(name: str) -> str:
+def heading(name: object) -> str:
     """Return the words of a column: a metric's own with the arrow to its better side, else the name."""
-    if name in METRICS:
+    if isinstance(name, str) and name in METRICS:
         return METRICS[name].words + ARROWS[METRICS[name].better]
     return text(str(name).replace("_", " "))
 
 
 def text(value: object) -> str:
-    """Return a value as literal text in Markdown: no character of it is markup, in tables and in sentences."""
+    """Return a value as literal text in Markdown: no character of it is markup, in tables and in sentences.
+
+    ``a|b`` becomes ``a&#124;b``; what is white is one space.
+    """
     plain = " ".join(str(value).split())
     return "".join(c if c.isalnum() or c in " ,.-+=:;/%()±" else f"&#{ord(c)};" for c in plain)
 
 
-def number(value: float, digits: int = 4, *, signed: bool = False) -> str:
+def number(value: object, digits: int = 4, *, signed: bool = False) -> str:
     """Return a number with a fixed number of digits, an integer with thousands, a missing one as a dash."""
     if value is None or pd.isna(value):
-        return "–"
-    if isinstance(value, bool) or (hasattr(value, "dtype") and value.dtype == bool):
+        return MISSING
+    if pd.api.types.is_bool(value):
         return "yes" if value else "no"
-    if float(value).is_integer() and not isinstance(value, float):
-        return f"{int(value):,}"
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+    sign = "+" if signed else ""
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):{sign},}"
+    return f"{float(value):{sign}z.{digits}f}"  # z: no minus before a zero
 
 
 def mean_std(mean: float, std: float, digits: int = 4) -> str:
@@ -45,76 +52,106 @@ def mean_std(mean: float, std: float, digits: int = 4) -> str:
 
 def interval(low: float, high: float, digits: int = 4) -> str:
     """Return ``[low, high]`` with signs; a single split has none."""
-    return "–" if pd.isna(low) else f"[{number(low, digits, signed=True)}, {number(high, digits, signed=True)}]"
+    missing = pd.isna(low) or pd.isna(high)
+    return MISSING if missing else f"[{number(low, digits, signed=True)}, {number(high, digits, signed=True)}]"
 
 
 def markdown(
     frame: pd.DataFrame,
     *,
     name: str = "table",
-    digits: int = 4,
-    signed: Collection[str] = (),
+    digits: int | Mapping[object, int] = 4,
+    signed: Collection = (),
     bold: Collection[tuple] = (),
-    links: Collection[str] = (),
+    links: Mapping[object, Callable[[object], str]] | None = None,
 ) -> str:
     """Return a frame as a Markdown table with a link to its numbers as CSV.
 
     The index becomes columns where it has a name. Columns of two levels whose second is ``mean`` and ``std``
     become one, ``mean ± std``; columns ``low`` and ``high`` become one, the 95 % interval. Numbers stand to the
-    right, text to the left. A column ``metric`` holds names of metrics.
+    right, text to the left. A column ``metric`` holds names of metrics. A frame without columns is a dash.
 
     Parameters
     ----------
     frame : pandas.DataFrame
     name : str
-        Of the CSV file.
-    digits : int
-        After the point, of every number that is not an integer.
-    signed : collection of str
+        Of the CSV file, which holds the numbers as they are in the frame.
+    digits : int, or mapping of column to int
+        After the point, of every number that is not an integer; 4 for columns that a mapping leaves out.
+    signed : collection
         Columns whose numbers have a sign, such as differences.
     bold : collection of (index label, column)
-        Cells that are bold; the column is named as in the frame, without ``mean``.
-    links : collection of str
-        Columns whose text is Markdown that this package made, such as links to runs.
+        Cells that are bold; the column is named as in the frame, without ``mean``. A missing number never is.
+    links : mapping of column to function
+        Columns whose values become Markdown of this package's making, such as links to runs.
+
+    Raises
+    ------
+    InputError
+        If two columns have the same name.
     """
-    bold = set(bold)
-    flat = _flat(frame)
-    columns, right = {}, []
+    flat = frame.reset_index(drop=all(level is None for level in frame.index.names))
+    if (twice := flat.columns[flat.columns.duplicated()]).size:
+        raise InputError(f"table '{name}' has the column '{twice[0]}' twice, expected a name for each")
+    if flat.columns.empty:
+        return MISSING
+    links, bold, columns = links or {}, set(bold), []
     for column in flat.columns:
-        if column in columns or (isinstance(column, tuple) and column[-1] in ("std", "high")) or column == "high":
-            continue
-        cells, numeric = _cells(flat, column, digits, column in signed, column in links)
-        base = column[0] if isinstance(column, tuple) else column
+        base, part = _parts(column, flat)
+        if part in ("std", "high"):
+            continue  # beside its mean, its low
+        each = digits.get(base, 4) if isinstance(digits, Mapping) else digits
+        cells, numeric = _cells(flat, column, part, each, base in signed, links.get(base))
         marked = [
-            f"**{cell}**" if (label, base) in bold else cell for label, cell in zip(frame.index, cells, strict=True)
+            f"**{cell}**" if (label, base) in bold and cell != MISSING else cell
+            for label, cell in zip(frame.index, cells, strict=True)
         ]
-        columns["95 % interval" if base == "low" else heading(base)] = marked
-        right.append(numeric)
-    lines = [list(columns), ["---:" if numeric else ":---" for numeric in right], *zip(*columns.values(), strict=True)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n" + _csv(flat, name)
+        words = ", ".join(map(heading, base)) if isinstance(base, tuple) else heading(base)
+        columns.append(["95 % interval" if part == "low" else words, "---:" if numeric else ":---", *marked])
+    lines = ["| " + " | ".join(line) + " |" for line in zip(*columns, strict=True)]
+    return "\n".join(lines) + "\n\n" + _csv(flat, name)
 
 
-def _flat(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.reset_index() if any(name is not None for name in frame.index.names) else frame.reset_index(drop=True)
+def _parts(column: object, flat: pd.DataFrame) -> tuple[object, str]:
+    """Return what a column is of, and which part of a pair it is: ``mean`` or ``std``, ``low`` or ``high``, or none."""
+    path = tuple(level for level in column if level != "") if isinstance(column, tuple) else (column,)
+
+    def has(part: str) -> bool:
+        return (*path[:-1], part) in flat.columns if isinstance(column, tuple) else part in flat.columns
+
+    if path[-1:] in (("mean",), ("std",)) and len(path) > 1 and has("mean") and has("std"):
+        path, part = path[:-1], path[-1]
+    elif path[-1:] in (("low",), ("high",)) and has("low") and has("high"):
+        part = path[-1]
+    else:
+        part = ""
+    return (path[0] if len(path) == 1 else path), part
 
 
-def _cells(flat: pd.DataFrame, column, digits: int, signed: bool, link: bool) -> tuple[list[str], bool]:
+def _cells(
+    flat: pd.DataFrame, column: object, part: str, digits: int, signed: bool, link: Callable | None
+) -> tuple[list[str], bool]:
     """Return the texts of a column, or of a pair of columns, and whether they are numbers."""
     values = flat[column]
-    if isinstance(column, tuple) and column[-1] == "mean" and (*column[:-1], "std") in flat:
-        pairs = zip(values, flat[(*column[:-1], "std")], strict=True)
-        return [mean_std(*pair, digits) for pair in pairs], True
-    if column == "low" and "high" in flat:
-        return [interval(*pair, digits) for pair in zip(values, flat["high"], strict=True)], True
-    if pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+    if part:
+        other, both = {"mean": ("std", mean_std), "low": ("high", interval)}[part]
+        others = flat[(*column[:-1], other) if isinstance(column, tuple) else other]
+        return [both(*pair, digits) for pair in zip(values, others, strict=True)], True
+    known = values.dropna()
+    if link is not None:
+        return [MISSING if pd.isna(value) else link(value) for value in values], False
+    if len(known) and all(isinstance(value, numbers.Real) or pd.api.types.is_bool(value) for value in known):
         return [number(value, digits, signed=signed) for value in values], True
-    if column == "metric":
-        return [heading(value) for value in values], False
-    return ["–" if pd.isna(value) else str(value) if link else text(value) for value in values], False
+    words = heading if column == "metric" or column == ("metric", "") else text
+    missing = values.isna()
+    return [MISSING if gone else words(value) for value, gone in zip(values, missing, strict=True)], False
 
 
 def _csv(flat: pd.DataFrame, name: str) -> str:
-    plain = flat.set_axis([" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in flat.columns], axis=1)
+    plain = flat.set_axis(
+        [" ".join(str(level) for level in c if level != "") if isinstance(c, tuple) else c for c in flat.columns],
+        axis=1,
+    )
     address = base64.b64encode(plain.to_csv(index=False).encode()).decode()
     return (
         f'<a class="csv" download="{name}.csv" href="data:text/csv;base64,{address}" aria-label="this table as CSV">'

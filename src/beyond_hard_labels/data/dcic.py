@@ -31,16 +31,7 @@ from beyond_hard_labels.data.images import N_FOLDS, LabelledImages
 from beyond_hard_labels.data.pixels import SMALLEST, grey_or_colour
 
 LARGEST, MOST_RATERS, MOST_BYTES = 1024, 10_000, 8 << 30  # pixels a side; columns; bytes of all images in colour
-_BROKEN = (
-    OSError,
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    MemoryError,
-)
+_BROKEN = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def export(data: LabelledImages, folder: Path, *, n_votes: int, seed: int, name: str = "Synthetic") -> Path:
@@ -182,7 +173,7 @@ def _annotation_sets(archive: zipfile.ZipFile, member: str) -> list[list]:
 
     try:
         found = json.loads(archive.read(member).decode("utf-8"), object_hook=slim)
-    except (*_BROKEN, RecursionError) as error:
+    except _BROKEN as error:
         raise InputError(f"{member} cannot be read: {error}") from error
     if not isinstance(found, list) or not found:
         raise InputError(f"{member} is {type(found).__name__}, expected a list of annotation sets, one at least")

@@ -20,6 +20,7 @@ uniform draws everywhere.
 import numpy as np
 import pandas as pd
 
+from beyond_hard_labels.base import memory
 from beyond_hard_labels.base.rng import stream
 from beyond_hard_labels.data.images import LabelledImages
 
@@ -51,6 +52,7 @@ def draw_parameters(n_images: int, seed: int, *, purpose: str = "shapes") -> pd.
         ``major`` and ``minor`` (semi-axes, image widths), ``rotation`` (radians in [0, pi)), ``x``
         and ``y`` (centre, image widths from the top left).
     """
+    memory.require(200 * n_images, f"the parameters of n_images={n_images}")
     u = stream(purpose, seed).random((n_images, 7))  # (N, 7), row by row from one sequence
     pure = np.arange(n_images) % 5 < 2
     hue = np.where(pure, np.floor(3 * u[:, 0]) / 3, u[:, 0])

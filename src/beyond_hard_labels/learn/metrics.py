@@ -60,6 +60,14 @@ def manhattan(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.abs(truth - predicted).sum(axis=1).mean())
 
 
+def soft_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean share of the distribution that is predicted right, sum min(p, q), in [0, 1].
+
+    It is 1 - `manhattan` / 2; truth (0.5, 0.5) and prediction (1, 0) give 0.5.
+    """
+    return float(np.minimum(truth, predicted).sum(axis=1).mean())
+
+
 def brier(truth: np.ndarray, predicted: np.ndarray) -> float:
     """Return the mean squared distance, in [0, 2]; disjoint one-hot rows give 2."""
     return float(((truth - predicted) ** 2).sum(axis=1).mean())
@@ -142,6 +150,7 @@ METRICS = {
     "exact_kl": Metric(exact_kl, "KL unclipped", -1),
     "jensen_shannon": Metric(jensen_shannon, "Jensen-Shannon", -1),
     "manhattan": Metric(manhattan, "Manhattan", -1),
+    "soft_accuracy": Metric(soft_accuracy, "soft accuracy", 1),
     "brier": Metric(brier, "Brier", -1),
     "calibration_error": Metric(calibration_error, "calibration error", -1),
     "entropy_correlation": Metric(entropy_correlation, "entropy correlation", 1),

@@ -100,6 +100,8 @@ def _require_training(missing: list[RunSpec]) -> None:
     if (mode := os.environ.get(TRAIN, "")) not in ("never", "ask"):
         return
     if mode == "ask":
+        if not os.environ.get(MISSING):
+            raise InputError(f"{TRAIN} is ask, and {MISSING} is not set, expected the name of a file")
         with Path(os.environ[MISSING]).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(spec)) + "\n" for spec in missing)
     named = ", ".join(f"{s.key} ({s.dataset}, {s.labels} labels, split {s.split})" for s in missing[:10])

@@ -53,11 +53,15 @@ class Study:
     @property
     def command(self) -> str:
         """The options that make this study again on the command line."""
-        sets = [
-            f"--set {name}={str(value).lower() if value in (True, False) else value}"
-            for name, value in self.changed.items()
-        ]
-        return " ".join([f"--profile {self.profile}", *sets])
+        return in_words(self.profile, self.changed)
+
+
+def in_words(profile: str, changed: dict[str, Any]) -> str:
+    """Return a profile and what was changed of it as options of the command line."""
+    sets = [
+        f"--set {name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in changed.items()
+    ]
+    return " ".join([f"--profile {profile}", *sets])
 
 
 def valid_parameters() -> dict[str, Any]:
@@ -161,15 +165,24 @@ def published(dataset: str) -> Study | None:
     if not any(whole.values()):
         return None
     best = max(whole, key=lambda spec: (whole[spec], spec.n_images, spec.image_size, spec.key))
-    made = {name: value for name, value in asdict(best).items() if name not in (*OF_FILE, "labels", "split")}
+    profile, changed = nearest(best, splits=whole[best])
+    return plan(profile, **changed)
+
+
+def nearest(spec: RunSpec, **asked: Any) -> tuple[str, dict[str, Any]]:
+    """Return the profile that is nearest to a run, and what is to be changed of it to plan that run.
+
+    Further parameters may be `asked` for, such as ``splits``.
+    """
+    decided = () if spec.dataset == sets.SYNTHETIC else OF_FILE
+    made = {name: value for name, value in asdict(spec).items() if name not in (*decided, "labels", "split")}
     named = []
     for profile, protocol in itertools.product(reversed(PROFILES), PROTOCOLS):
-        values = _defaults(profile, protocol, dataset) | {"protocol": "as_written"}
-        asked = {"protocol": protocol, "splits": whole[best], **made}
-        changed = {name: value for name, value in asked.items() if value != values[name]}
-        named.append((profile, changed | {"dataset": dataset}))
-    profile, changed = min(named, key=lambda pair: len(pair[1]))
-    return plan(profile, **changed)
+        values = _defaults(profile, protocol, spec.dataset) | {"protocol": "as_written"}
+        given = sorted({"protocol": protocol, **asked, **made}.items())
+        changed = {name: value for name, value in given if value != values[name]}
+        named.append((profile, changed | ({"dataset": spec.dataset} if decided else {})))
+    return min(named, key=lambda pair: len(pair[1]))
 
 
 def _whole_splits(found: set[tuple[str, int]]) -> int:

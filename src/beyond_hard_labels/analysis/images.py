@@ -1,0 +1,83 @@
+"""Images one by one: what a set holds, and what runs make of each of its test images."""
+
+import numpy as np
+import pandas as pd
+
+from beyond_hard_labels.data import votes
+from beyond_hard_labels.data.images import LabelledImages
+from beyond_hard_labels.learn.metrics import entropy, kl_rows
+from beyond_hard_labels.runs.store import Run
+
+
+def by_image(runs: list[Run]) -> pd.DataFrame:
+    """Return one row a test image of a run that has its truth.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``labels``, ``split``, ``run``; ``image``, its row in the set; ``leading``, the class that leads its soft
+        truth, and ``predicted``; ``confidence``, the predicted class's probability; ``margin``, the largest minus
+        the second share of the truth; ``pure``, whether one class has it all; ``entropy`` of the truth; ``kl`` in
+        nats, see `metrics.kl`; ``overlap``, sum min(truth, prediction); ``right``, whether `predicted` leads.
+    """
+    parts = []
+    for run in runs:
+        truth, predicted = run.truth, run.predicted  # (N, K)
+        leading, guess = truth.argmax(axis=1), predicted.argmax(axis=1)
+        second, first = np.sort(truth, axis=1)[:, -2:].T
+        columns = {
+            "image": run.index,
+            "leading": leading,
+            "predicted": guess,
+            "confidence": predicted.max(axis=1),
+            "margin": first - second,
+            "pure": first == 1,
+            "entropy": entropy(truth),
+            "kl": kl_rows(truth, predicted),
+            "overlap": np.minimum(truth, predicted).sum(axis=1),
+            "right": leading == guess,
+        }
+        parts.append(pd.DataFrame({"labels": run.spec.labels, "split": run.spec.split, "run": run.name} | columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def spread_of_ambiguity(truth: np.ndarray, n: int) -> np.ndarray:
+    """Return n rows of a truth (N, K), evenly spread from the least to the most ambiguous: int (n,)."""
+    order = np.argsort(entropy(truth), kind="stable")
+    return order[np.linspace(0, len(order) - 1, n).round().astype(int)]
+
+
+def channel_moments(images: np.ndarray) -> pd.DataFrame:
+    """Return ``mean`` and ``std`` of each channel of uint8 images (N, C, H, W) over all pixels, in [0, 1]."""
+    moments = []
+    for channel in np.moveaxis(images, 1, 0):  # (N, H, W), by its histogram, without a copy in floats
+        share = sum(np.bincount(image.ravel(), minlength=256) for image in channel) / channel.size
+        mean = share @ np.arange(256)
+        moments.append((mean / 255, np.sqrt(share @ (np.arange(256) - mean) ** 2) / 255))
+    names = ["red", "green", "blue"] if len(moments) == 3 else ["grey"]
+    return pd.DataFrame(moments, columns=["mean", "std"], index=pd.Index(names, name="channel"))
+
+
+def describe(data: LabelledImages) -> dict:
+    """Return what a set holds, as plain values.
+
+    Entropy is in nats. A set with votes has three entries more: votes an image, least and most, and images
+    with a tied lead.
+    """
+    moments = channel_moments(data.images).round(4)
+    sizes = np.bincount(data.truth.argmax(axis=1), minlength=len(data.class_names))
+    described = {
+        "name": data.name,
+        "images": len(data.ids),
+        "shape": list(data.images.shape[1:]),
+        "channel_mean": moments["mean"].tolist(),
+        "channel_std": moments["std"].tolist(),
+        "majority": dict(zip(data.class_names, sizes.tolist(), strict=True)),
+        "unanimous": round(float((data.truth.max(axis=1) == 1).mean()), 4),
+        "mean_entropy": round(float(entropy(data.truth).mean()), 4),
+    }
+    if data.votes is None:
+        return described
+    cast = data.votes.sum(axis=1)
+    tied = votes.targets(data.votes, "hard").tied
+    return described | {"votes_least": int(cast.min()), "votes_most": int(cast.max()), "tied": int(tied.sum())}
