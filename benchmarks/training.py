@@ -17,7 +17,8 @@ from beyond_hard_labels.base.rng import stream
 from beyond_hard_labels.data import votes
 from beyond_hard_labels.data.images import LabelledImages, Split
 from beyond_hard_labels.learn import augment, models
-from beyond_hard_labels.learn.train import _autocast, schedule, train
+from beyond_hard_labels.learn.config import schedule
+from beyond_hard_labels.learn.train import _autocast, train
 from beyond_hard_labels.runs import ensure, inputs
 from beyond_hard_labels.runs.study import plan
 

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from beyond_hard_labels import commands
-from beyond_hard_labels.book import build
 from beyond_hard_labels.cli import main
 from conftest import TINY, set_options
 
@@ -137,7 +136,9 @@ def own_files(tmp_path):
 
 def test_own_votes_go_to_the_book_beside_its_study(own_files, tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(build, "make", lambda study, **options: asked.update(options, study=study))
+    monkeypatch.setattr(
+        "beyond_hard_labels.book.build.make", lambda study, **options: asked.update(options, study=study)
+    )
     monkeypatch.chdir(tmp_path)
     relative = {"votes_csv": "votes.csv", "image_folder": "images"}
     assert main(["book", "--profile", "smoke", *set_options(**relative, epochs=2)]) == 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from beyond_hard_labels.base import paths
-from beyond_hard_labels.book import build, status
+from beyond_hard_labels.book import status
 from beyond_hard_labels.cli import main
 from beyond_hard_labels.data import sets
 from beyond_hard_labels.learn.train import Progress
@@ -139,7 +139,9 @@ def test_a_changed_comment_docstring_or_blank_line_makes_nothing_stale(package, 
 
 def test_notebooks_are_listed_with_what_the_build_says_of_them(package, monkeypatch):
     why = [fresh.Change("code", "code cells", "1", "2")]
-    monkeypatch.setattr(build, "why_stale", lambda source, *_: why if source.stem == "02_study" else [])
+    monkeypatch.setattr(
+        "beyond_hard_labels.book.execution.why_stale", lambda source, *_: why if source.stem == "02_study" else []
+    )
     found = [(item.name, item.why) for item in status.items(small()) if item.kind == "notebook"]
     assert found == [("01_shapes", []), ("02_study", why)]
 
@@ -180,7 +182,7 @@ def test_whatever_a_run_holds_it_is_told_and_never_a_crash(package, name, conten
 
 def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(package):
     spec = specs()[SET]
-    checkpoints.save(spec, Progress(1, 0, [], {}), 2.0)
+    checkpoints.save(spec, Progress(1, 0, {}), fresh.provenance(spec), 2.0)
 
     def told():
         return [fresh.told(item.why) for item in status.items() if item.kind == "checkpoint"]

@@ -76,7 +76,7 @@ def _add_book(commands) -> None:
     _add_options(book, "profile", "workers")
     book.add_argument("--only", metavar="NOTEBOOK", help="execute this one only, e.g. 03_training; keep the others")
     book.add_argument("--cell-timeout", default="1h", metavar="1h", help="what one cell may take (s, m or h)")
-    verify = "compute again, from stored predictions, every number of the built book and every published score"
+    verify = "make again, without training, all that the built book shows, and every published score"
     _add(commands, "verify", verify)
     compare = _add(commands, "compare", "train a stored run once more and compare the results")
     compare.add_argument("run", metavar="RUN", help="key of a run, or its folder")

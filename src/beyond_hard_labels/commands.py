@@ -106,7 +106,7 @@ def verify(arguments) -> int:
     for line in in_book:
         _fault(line)
     total = len(found) + len(in_book)
-    print(f"this book: {checked} printed numbers and tables computed again; {total} fault(s) in all")
+    print(f"this book: {checked} outputs and pages made again; {total} fault(s) in all")
     return 1 if total else 0
 
 
@@ -261,7 +261,7 @@ def clean(arguments) -> int:
 
 
 def describe(arguments) -> int:
-    from beyond_hard_labels.book.report import describe
+    from beyond_hard_labels.analysis.images import describe
 
     described = describe(images_of(_plan(arguments).spec("soft", 0)))
     if arguments.name != sets.SYNTHETIC:

@@ -153,12 +153,13 @@ def _map(path: Path, run: Item | None) -> Item:
 
 
 def _notebooks(study: Study) -> Iterator[Item]:
-    from beyond_hard_labels.book import build
+    from beyond_hard_labels.book.build import notebooks_in_order
+    from beyond_hard_labels.book.execution import why_stale
 
     root, executed = paths.project_folder(), paths.build_folder() / "executed"
-    for name in build.notebooks_in_order(root):
+    for name in notebooks_in_order(root):
         copy = executed / f"{name}.ipynb"
-        why = build.why_stale(root / "notebooks" / f"{name}.ipynb", copy, study)
+        why = why_stale(root / "notebooks" / f"{name}.ipynb", copy, study)
         yield Item("notebook", name, "", why, copy)
 
 
