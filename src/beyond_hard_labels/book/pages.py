@@ -302,8 +302,7 @@ def _of_run(run: Run) -> dict[str, Any]:
 
 def _curves(run: Run) -> bytes:
     """Return the picture of a run's learning curves, drawn once: it takes longer than all the rest of the page."""
-    made_of = [run.manifest["files"].get(name) for name in ("curves.npz", "history.csv")] + [run.spec.labels]
-    made_of += [fresh.code_fingerprint(module) for module in ("book.plots", "learn.metrics")]
+    made_of = [run.manifest["files"], run.spec.labels, fresh.code_fingerprints("book.plots", "learn.metrics")]
     made_of += [importlib.metadata.version(package) for package in ("matplotlib", "seaborn")]
     path = paths.build_folder() / "curves" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}.png"
     with contextlib.suppress(FileNotFoundError, files.Damaged):  # a picture is drawn again in no time
