@@ -1,14 +1,20 @@
+import ast
 import re
 import tomllib
 from importlib import metadata
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from beyond_hard_labels.runs.fresh import code_without_comments
+from beyond_hard_labels.analysis.scores import better, differences, scores
+from beyond_hard_labels.book.tables import mean_std
+from beyond_hard_labels.runs import publish
 from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 CONDA = {"pytorch-cpu": "torch"}  # names that differ on conda-forge
 
@@ -49,23 +55,18 @@ def test_what_is_installed_here_is_what_is_pinned():
         assert metadata.version(requirement.name) == pins()[canonicalize_name(requirement.name)]
 
 
-PARTS = {  # the most lines that each may have, without docstrings and comments
-    "shapes images real_data dcic fetch": 1050,
-    "randomness parameters votes material augmentation models training metrics embedding runs study sections": 1550,
-    "files process checkpoints status packing cluster": 700,
-    "grids significance answers sentences": 750,
-}
-
-
 def test_the_package_is_thin():
-    """What determines results can be read in an afternoon; so can where data come from, and what shows them."""
-    size = {
-        path.stem: len(code_without_comments(path.read_text()).splitlines())
-        for path in (ROOT / "src" / "beyond_hard_labels").glob("*.py")
-    }
-    for modules, most in PARTS.items():
-        assert sum(size.pop(module, 0) for module in modules.split()) <= most, modules
-    assert sum(size.values()) <= 2550
+    """A doubter reads the science core in an afternoon, and any module or function in one sitting."""
+    package, lines = ROOT / "src" / "beyond_hard_labels", {}
+    for path in package.rglob("*.py"):
+        text = path.read_text("utf-8")
+        lines[path.relative_to(package).as_posix()] = text.count("\n")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+    core = ("base/rng.py", "data/images.py", "data/shapes.py", "data/votes.py")
+    assert max(lines.values()) <= 350, max(lines, key=lines.get)
+    assert sum(n for name, n in lines.items() if name in core or name.startswith("learn/")) <= 1700
 
 
 def test_the_makefile_has_the_verbs_that_the_readme_names():
@@ -91,3 +92,26 @@ def test_the_citation_file_is_valid_yaml_with_the_papers_authors():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
     assert names == ["Grossmann", "Schmarje", "Koch"]
+
+
+def test_the_table_of_the_readme_is_what_the_published_runs_come_to():
+    table = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text("utf-8").splitlines()]
+    shown = {cells[0]: cells[1:] for cells in table if len(cells) == 5}
+    columns = [(arm, metric) for arm in ("hard", "soft") for metric in ("macro_accuracy", "kl")]
+    for entry in (entry for entry in publish.entries() if entry.runs):
+        rows = scores(entry.runs)
+        shown_better = better(differences(rows, ["macro_accuracy", "kl"]))
+        for column, cell in zip(columns, shown.pop(entry.title), strict=True):
+            values = rows.loc[rows["labels"] == column[0], column[1]]
+            text = mean_std(values.mean(), values.std())
+            assert cell == (f"**{text}**" if column in shown_better else text), (entry.title, column)
+    assert len(shown) == 3  # the heads, their line, and the paper
+
+
+def test_what_the_readme_concludes_are_claims_of_the_book():
+    sources = "".join("".join(cell.source) for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    concluded = re.findall(r"^- (.+)$", readme[readme.index("What the book concludes") :].split("\n\n")[1], re.M)
+    assert len(concluded) == 7
+    for sentence in concluded:
+        assert f'"{sentence}"' in re.sub(r'"\s+"', "", sources), sentence

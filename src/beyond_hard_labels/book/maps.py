@@ -69,31 +69,36 @@ def linked_maps(
         "columns": _SHEET_COLUMNS,
         "document": document.to_json(deferred=False),
     }
+    body = _maps_body(list(planes), len(index), colourings, data.class_names)
+    bokeh = (Path(bokehjs_path()) / "js" / "bokeh.min.js").read_text("utf-8")
+    return _widget(
+        "maps", body, content, bokeh, "The linked maps need scripts; the figure and the table show the same."
+    )
+
+
+def _maps_body(arms: list[str], n_images: int, colourings: list[tuple], class_names: tuple[str, ...]) -> str:
+    """Return the controls, the places of the maps, and the panel of the image that is looked at."""
     options = "".join(f'<option value="{i}">{name}</option>' for i, (name, *_) in enumerate(colourings))
     legends = "".join(f'<div class="bhl-legend" hidden>{legend}</div>' for *_, legend in colourings)
     figures = "".join(
         f"<figure><figcaption>{arm} labels</figcaption>"
-        f'<div class="bhl-map" role="img" aria-label="Map of {arm} labels, {len(index)} images"></div></figure>'
-        for arm in planes
+        f'<div class="bhl-map" role="img" aria-label="Map of {arm} labels, {n_images} images"></div></figure>'
+        for arm in arms
     )
-    columns = ["true", *planes]
+    columns = ["true", *arms]
     head = "".join(f'<th scope="col">{name}{"" if name == "true" else " labels"}</th>' for name in columns)
     cells = "".join(f'<td style="--bar: {plots.ARM_COLOURS.get(name, "var(--bhl-true)")}"></td>' for name in columns)
-    rows = "".join(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>' for name in data.class_names)
-    body = f"""<div class="bhl-controls">
+    rows = "".join(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>' for name in class_names)
+    return f"""<div class="bhl-controls">
 <label>Colour and order by <select name="colouring">{options}</select></label>
 <label class="bhl-wide">Step through the images
-<input type="range" name="step" min="0" max="{len(index) - 1}" value="0"></label>
+<input type="range" name="step" min="0" max="{n_images - 1}" value="0"></label>
 <span role="group" aria-label="Zoom around the chosen image"><button type="button" value="0.5">Closer</button>
 <button type="button" value="2">Wider</button> <button type="button" value="0">Whole maps</button></span>
 </div>{legends}<div class="bhl-pair">{figures}</div>
 <section class="bhl-panel" aria-label="The image that is looked at"><p aria-live="polite"></p>
 <div class="bhl-image" role="img"></div>
 <table><thead><tr><th scope="col">class</th>{head}</tr></thead><tbody>{rows}</tbody></table></section>"""
-    bokeh = (Path(bokehjs_path()) / "js" / "bokeh.min.js").read_text("utf-8")
-    return _widget(
-        "maps", body, content, bokeh, "The linked maps need scripts; the figure and the table show the same."
-    )
 
 
 def image_sheet(images: np.ndarray) -> tuple[str, int]:
