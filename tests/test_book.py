@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from beyond_hard_labels.base import files, paths
@@ -117,28 +118,19 @@ def loaded_from_elsewhere(html):
     return [(page.name, address) for page in html.rglob("*.html") for address in loaded.findall(page.read_text())]
 
 
-def test_pages_load_nothing_from_another_host_and_bring_their_own_mathjax(project, small):
+def test_pages_load_nothing_from_another_host_also_where_they_link_to_binder(project, small, monkeypatch):
+    monkeypatch.setenv("BHL_REPOSITORY_URL", "https://github.com/someone/somewhere")
     (project / "book" / "intro.md").write_text("# Title\n\nThe share $t$.\n")
     html = built(project, small).parent
+    intro, chapter = ((html / name).read_text() for name in ("book/intro.html", "notebooks/01_one.html"))
     assert loaded_from_elsewhere(html) == []
-    assert "_static/mathjax/tex-mml-chtml.js" in (html / "book" / "intro.html").read_text()
+    assert "_static/mathjax/tex-mml-chtml.js" in intro
     assert (html / "_static" / "mathjax" / "tex-mml-chtml.js").is_file()
     assert list((html / "_static" / "mathjax" / "output" / "chtml" / "fonts" / "woff-v2").glob("*.woff"))
-
-
-def test_where_the_repository_is_known_chapters_link_to_binder_and_load_nothing_of_it(project, small, monkeypatch):
-    monkeypatch.setenv("BHL_REPOSITORY_URL", "https://github.com/someone/somewhere")
-    html = built(project, small).parent
-    chapter = (html / "notebooks" / "01_one.html").read_text()
     assert "https://mybinder.org/v2/gh/someone/somewhere/main?urlpath=lab/tree/notebooks/01_one.ipynb" in chapter
-    assert "mybinder.org" not in (html / "book" / "intro.html").read_text()
+    assert "mybinder.org" not in intro
     assert "colab" not in chapter
-    assert loaded_from_elsewhere(html) == []
-
-
-def test_the_downloadable_notebook_is_the_executed_one(project, small):
-    page = built(project, small)
-    copy = nbformat.read(page.parent / "_sources" / "notebooks" / "01_one.ipynb", as_version=4)
+    copy = nbformat.read(html / "_sources" / "notebooks" / "01_one.ipynb", as_version=4)  # what a reader downloads
     assert copy.cells[-1].outputs[0].data["text/plain"] == "2"
     assert "papermill" not in copy.metadata
     assert str(project) not in nbformat.writes(copy)
@@ -375,9 +367,6 @@ def test_other_results_of_the_runs_execute_the_notebooks_that_read_them_and_no_o
     write(project, "02_two", SETUP)
     built(project, small)
     folder = paths.build_folder() / "runs" / small.spec("soft", 0).key
-    remade(folder, code={})  # trained again, to the same files
-    built(project, small)
-    assert "nothing to do" in capsys.readouterr().err
     with np.load(folder / "features.npz") as file:
         features = file["test"]
     np.savez(folder / "features.npz", test=features + 1)
@@ -556,16 +545,10 @@ def test_what_keeps_a_notebook_from_being_whole_is_named(change, fault):
     assert execution.unfinished(made) == [fault]
 
 
-def test_repository_buttons_need_an_address(monkeypatch):
-    import yaml
-
-    for url in (None, "https://github.com/someone/somewhere"):
-        if url:
-            monkeypatch.setenv("BHL_REPOSITORY_URL", url)
-        config = yaml.safe_load(build.config(ROOT))
-        assert config["html"]["use_repository_button"] is bool(url)
-        assert config.get("repository", {}).get("url") == url
-        assert ("launch_buttons" in config) is bool(url)
+def test_without_an_address_there_are_no_buttons():
+    config = yaml.safe_load(build.config(ROOT))
+    assert config["html"]["use_repository_button"] is False
+    assert not {"repository", "launch_buttons"} & set(config)
 
 
 def test_only_a_book_made_from_nothing_leaves_its_wall_time(project, small, without_pages):
