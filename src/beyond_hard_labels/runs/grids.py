@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.base import files, paths
+from beyond_hard_labels.base import files, paths, reads
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.data import sets, votes
 from beyond_hard_labels.learn import metrics
@@ -267,6 +267,7 @@ def published(grid: str) -> dict[str, Part]:
         If a file is missing or not as it was written, or a row's spec does not hash to its key.
     """
     manifest, *tables = grid_files(grid)
+    reads.note("grid", grid, reads.digest("grid", grid))
     if not manifest.is_file():
         return {}
     about = files.read_sealed_json(manifest)
