@@ -33,18 +33,21 @@ def _run(name: str) -> str | None:
     key = name.removeprefix("published-")
     folder = (paths.build_folder() / "runs" if key == name else paths.published_folder()) / key
     try:
-        content = files.read_sealed_json(folder / "manifest.json")
-        there = {name: sealed for name, sealed in content["files"].items() if (folder / name).is_file()}
-        if any(files.checksum(folder / name) != sealed for name, sealed in there.items()):
-            return None
+        sealed = files.read_sealed_json(folder / "manifest.json")["files"]
+        damaged = any(files.checksum(path) != sealed[path.name] for path in _there(folder, sealed))
+        return None if damaged else of_run(folder, sealed)
     except (OSError, KeyError, files.Damaged):
         return None
-    return of_run(content)
 
 
-def of_run(manifest: dict) -> str:
-    """Return the digest of a run with this manifest: of all its files but that one."""
-    return hashlib.sha256(files.json_text(manifest["files"]).encode()).hexdigest()[:16]
+def of_run(folder: Path, sealed: dict[str, str]) -> str:
+    """Return the digest of a run with these checksums: of the files that are there, since a pack may leave some out."""
+    there = {path.name: sealed[path.name] for path in _there(folder, sealed)}
+    return hashlib.sha256(files.json_text(there).encode()).hexdigest()[:16]
+
+
+def _there(folder: Path, sealed: dict[str, str]) -> list[Path]:
+    return [path for name in sorted(sealed) if (path := folder / name).is_file()]
 
 
 def _grid(name: str) -> str | None:

@@ -161,7 +161,7 @@ def load(folder: Path) -> Run:
         truth = file["test_truth"] if "test_truth" in file.files else None
     run = Run(RunSpec(**spec), folder, manifest, index, truth, softmax(logits))
     if run.published or folder.parent == paths.build_folder() / "runs":
-        reads.note("run", run.name, reads.of_run(manifest))
+        reads.note("run", run.name, reads.of_run(folder, manifest["files"]))
     return run
 
 
