@@ -176,15 +176,15 @@ def test_the_circle_shows_each_hue_at_its_angle():
         assert np.abs(pixels[y, x] - 255 * colour).max() <= 1, hue
 
 
-@pytest.mark.parametrize("part", ["interactive.js", "interactive.css", "interactive.py"])
+@pytest.mark.parametrize("part", ["maps.js", "maps.css", "maps.py"])
 def test_an_edited_script_or_style_counts_as_changed_code(tmp_path, monkeypatch, part):
     for kind in ("js", "css", "py"):
-        shutil.copy(ROOT / "src" / "beyond_hard_labels" / f"interactive.{kind}", tmp_path)
-    monkeypatch.setattr(fresh, "_module_path", lambda module: tmp_path / f"{module}.py")
-    before = fresh.code_fingerprint.__wrapped__("interactive")
+        shutil.copy(ROOT / "src" / "beyond_hard_labels" / "book" / f"maps.{kind}", tmp_path)
+    monkeypatch.setattr(fresh, "_path", lambda module: tmp_path / "maps.py")
+    before = fresh.code_fingerprint("book.maps")
     with (tmp_path / part).open("a") as file:
         file.write("\nx = 1\n")
-    assert fresh.code_fingerprint.__wrapped__("interactive") != before
+    assert fresh.code_fingerprint("book.maps") != before
 
 
 def eventually(page, check):

@@ -48,7 +48,8 @@ def test_an_override_wins_over_the_protocol():
 
 
 def test_the_command_of_a_study_makes_it_again():
-    from beyond_hard_labels.cli import _parser, _plan
+    from beyond_hard_labels.cli import _parser
+    from beyond_hard_labels.commands import _plan
 
     made = study.plan("smoke", epochs=3, class_weights=True, schedule="constant", learning_rate=0.2)
     again = _plan(_parser().parse_args(["study", *made.command.split()]))
