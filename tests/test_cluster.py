@@ -102,10 +102,10 @@ def small_specs():
 
 def test_a_worker_with_other_code_or_versions_is_refused_in_the_words_of_the_status(here_alone, monkeypatch):
     made = fresh.provenance(small_specs()[0])
-    other = made | {"versions": made["versions"] | {"torch": "9.9"}, "code": made["code"] | {"models.py": "other"}}
+    other = made | {"versions": made["versions"] | {"torch": "9.9"}, "code": made["code"] | {"learn.models": "other"}}
     answers = iter([other, made])  # here, then on the worker, which is this process, too
     monkeypatch.setattr(fresh, "provenance", lambda spec: next(answers))
-    with pytest.raises(InputError, match=r"cannot take part: tcp://.*: models\.py changed; torch 9\.9 → "):
+    with pytest.raises(InputError, match=r"cannot take part: tcp://.*: learn\.models changed; torch 9\.9 → "):
         cluster.workers_of(here_alone, small_specs()).__enter__()
 
 

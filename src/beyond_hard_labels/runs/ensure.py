@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -140,12 +141,25 @@ def _epochs_done(spec: RunSpec) -> int:
 
 
 def _bar(total: int):
-    """Return a progress bar of epochs; in a notebook it is plain text, whose line is blank at the end."""
-    import sys
-
+    """Return a progress bar of epochs; in a notebook it is an output of its own, which is empty at the end."""
     from tqdm import tqdm
 
     in_notebook = process.in_notebook()
-    file = sys.stdout if in_notebook else sys.stderr
+    file = _Line() if in_notebook else sys.stderr
     seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
     return tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds, leave=not in_notebook)
+
+
+class _Line:
+    """An output of a notebook that shows what was written to it last, and leaves other outputs alone."""
+
+    def __init__(self):
+        from IPython.display import display
+
+        self.output = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        self.output.update({"text/plain": text.strip()}, raw=True)
+
+    def flush(self) -> None:
+        pass
