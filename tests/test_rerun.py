@@ -144,7 +144,7 @@ def test_the_chapter_of_own_votes_works_as_written_with_a_users_files(own_files)
     assert figures == 2
     assert "| image | label | who |" in shown
     assert re.search(r"^\| hard \| .*\n\| soft \| .*", shown, re.M)
-    assert re.search(r"\[2 runs\]\(#runs-\w+\)", shown)
+    assert re.search(r"\[6 runs\]\(#runs-\w+\)", shown)
     with np.load(own_files / "build" / "sets" / "mine.npz") as file:
         assert file["class_names"].tolist() == ["bright", "dark", "mid"]
         assert file["ids"][-1] == "second/scan 59.jpg"
@@ -180,7 +180,7 @@ def test_the_chapter_of_own_votes_stops_at_faulty_files_and_lists_them(own_files
 @pytest.fixture
 def lab(tmp_path):
     """JupyterLab as `make lab` starts it, but for the browser; returns a function that asks its REST API."""
-    recipe = re.search(r"^lab:.*\n\tcd \$\(ROOT\) && \$\(BIN\)/jupyter (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    recipe = re.search(r"^lab:.*\n\t\.venv/bin/jupyter (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     log = (tmp_path / "lab.log").open("w+")
     options = ["--no-browser", "--allow-root", "--port=0", "--ServerApp.token=secret"]
     server = subprocess.Popen(
