@@ -70,5 +70,5 @@ def test_the_targets_of_a_crowd_are_those_of_its_votes():
 
 def test_errors_of_annotators_need_a_number_of_votes():
     asked = spec("hard", crowd="uniform", noise=0.2)
-    with pytest.raises(InputError, match="crowd is 'uniform' with 0 votes an image.*votes_per_image"):
+    with pytest.raises(InputError, match=r"crowd is 'uniform' with 0 votes an image.*votes_per_image"):
         labels_of(asked, images_of(asked))

@@ -4,6 +4,7 @@ A map moves what it shows, so a statement about features is held against the fea
 of the four that the paper's discussion of its Figure 1 makes.
 """
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -48,7 +49,9 @@ def untrained(spec, images: np.ndarray) -> np.ndarray:
     """Return the pooled features (N, F) that a run's network gives of uint8 images (N, C, H, W) before training."""
     import torch
 
-    from beyond_hard_labels.learn import augment, models
+    with warnings.catch_warnings():  # of a progress bar that a library would draw, and never does here
+        warnings.simplefilter("ignore")
+        from beyond_hard_labels.learn import augment, models
 
     model = models.build(spec, len(shapes.CLASS_NAMES), images.shape[1], spec.split).eval()
     with torch.inference_mode():
