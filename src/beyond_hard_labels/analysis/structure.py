@@ -80,23 +80,31 @@ def structure(
         ``hue_decoded`` and ``shape_steps``, see `hue_decoded` and `steps`; and for each of `LEAST_CLUSTERS`
         the number of clusters, ``clusters_10`` and so on.
     """
-    from sklearn.cluster import HDBSCAN
     from sklearn.neighbors import NearestNeighbors
 
     pure, rows = truth.max(axis=1) == 1, []
     for values in features.values():
         scaled = np.asarray(values, np.float64) / np.std(values)
-        nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(scaled).kneighbors(return_distance=False)  # (N, 10)
+        nearest = (
+            NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(scaled) - 1)).fit(scaled).kneighbors(return_distance=False)
+        )  # (N, 10)
         row = {
             "pure_clusters": own_neighbours(nearest, np.where(pure, truth.argmax(axis=1), -1))[pure].mean(),
             "ring": ring(scaled[~pure]),
             "hue_decoded": hue_decoded(scaled[~pure], hue[~pure]),
             "shape_steps": steps(nearest, shape)[~pure].mean(),
         }
-        for least in LEAST_CLUSTERS:
-            row[f"clusters_{least}"] = HDBSCAN(min_cluster_size=least, copy=True).fit(scaled).labels_.max() + 1
-        rows.append(row)
+        rows.append(row | {f"clusters_{least}": clusters(scaled, least) for least in LEAST_CLUSTERS})
     return pd.DataFrame(rows, index=pd.Index(features, name="features"))
+
+
+def clusters(features: np.ndarray, least: int) -> int:
+    """Return the number of groups of at least so many images that HDBSCAN finds (Campello et al. 2013)."""
+    from sklearn.cluster import HDBSCAN
+
+    if least > len(features):
+        return 0
+    return int(HDBSCAN(min_cluster_size=least, copy=True).fit(features).labels_.max()) + 1
 
 
 def own_neighbours(nearest: np.ndarray, group: np.ndarray) -> np.ndarray:
