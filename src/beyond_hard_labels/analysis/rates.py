@@ -44,22 +44,10 @@ def rates_in_design(
 ) -> Rates:
     """Return the rates in the book's own design: random splits of one finite set, drawn anew each repeat.
 
-    Two arms classify generated points by the nearest of two class means, each by five features of its
-    own. Both sets of features are alike, so that no arm is better on average over sets of images; that
-    one of them may be on the very set at hand is what its splits alone cannot rule out.
-
-    Parameters
-    ----------
-    n_splits : int
-        At least 2.
-    train_share : float
-        Share of the training images that is used, in (0, 1]; see `images.thin`.
-    n_images : int
-        Points of a set, at least 50; two classes.
-    repeats : int
-        Sets.
-    seed : int
-        Seed of sets and splits.
+    Two arms classify generated points of two classes by the nearest of two class means, each by five features of
+    its own. Both sets of features are alike, so that no arm is better on average over sets of images; that one of
+    them may be on the very set at hand is what its splits alone cannot rule out. `repeats` sets of `n_images` points
+    are drawn, and `train_share`, in (0, 1], of the training images is used, see `images.thin`.
     """
     draw = stream("design", seed, n_splits)
     n_pool, n_test = round(0.6 * n_images), round(0.2 * n_images)

@@ -93,12 +93,6 @@ class Reliability(NamedTuple):
     agreement: np.ndarray
 
 
-def pooled_reliability(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Reliability:
-    """Return the reliability of several runs' (truth, predicted) pairs taken together."""
-    truth, predicted = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    return reliability_bins(truth, predicted)
-
-
 def reliability_bins(truth: np.ndarray, predicted: np.ndarray, n_bins: int = 10) -> Reliability:
     """Return what a reliability diagram shows, one entry a bin; see `calibration_error`."""
     guess = predicted.argmax(axis=1)
@@ -155,11 +149,6 @@ METRICS = {
     "calibration_error": Metric(calibration_error, "calibration error", -1),
     "entropy_correlation": Metric(entropy_correlation, "entropy correlation", 1),
 }
-
-
-def score(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return every metric of `METRICS` by name."""
-    return {name: metric.function(truth, predicted) for name, metric in METRICS.items()}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
