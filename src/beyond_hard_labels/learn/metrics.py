@@ -161,13 +161,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """Return the temperature T that makes softmax(logits / T) fit the truth best, within [0.05, 100].
 
-    It minimises the cross-entropy (Guo et al. 2017) and leaves the predicted class alone. The
-    cross-entropy is convex in 1 / T, so there is one minimum.
-
-    Parameters
-    ----------
-    logits, truth : np.ndarray
-        (N, K), of images that are not scored afterwards; rows of `truth` sum to 1 and may be one-hot.
+    It minimises the cross-entropy (Guo et al. 2017) and leaves the predicted class alone. The cross-entropy is
+    convex in 1 / T, so there is one minimum. Both are (N, K), of images that are not scored afterwards; rows of
+    the truth may be one-hot.
     """
     from scipy import optimize, special  # here, since every process imports this module and few fit anything
 
@@ -182,15 +178,10 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 def noise_floor(votes: np.ndarray) -> float:
     """Return the KL(shares of the votes || distribution) that remains for a model that knows the distribution.
 
-    To first order it is (support - 1) / (2 m) for m votes, averaged over the images. That assumes that
-    votes are independent draws from the image's own distribution, and takes the classes that got a
-    vote for its support, which leaves out classes too rare to be seen. Ten votes on two classes and
-    ten on one give (0.05 + 0) / 2 = 0.025.
-
-    Parameters
-    ----------
-    votes : np.ndarray
-        int (N, K), votes per class.
+    To first order it is (support - 1) / (2 m) for m votes, averaged over the images of int votes (N, K). That
+    assumes that votes are independent draws from the image's own distribution, and takes the classes that got a
+    vote for its support, which leaves out classes too rare to be seen. Ten votes on two classes and ten on one
+    give (0.05 + 0) / 2 = 0.025.
     """
     return float((((votes > 0).sum(axis=1) - 1) / (2 * votes.sum(axis=1))).mean())
 
