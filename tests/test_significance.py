@@ -31,15 +31,15 @@ def test_one_split_has_no_interval():
 @pytest.mark.parametrize("n_splits", [2, 3, 5, 10])
 def test_the_corrected_test_rejects_five_percent_where_its_assumption_holds_and_the_plain_one_more(n_splits):
     found = rates.rates_at_assumption(n_splits)
-    assert 0.04 < found.corrected < 0.06
-    assert found.plain > found.corrected + 3 * found.error
+    assert 0.04 < found["corrected"] < 0.06
+    assert found["plain"] > found["corrected"] + 3 * found["error"]
 
 
 def test_in_the_design_of_random_splits_the_corrected_test_keeps_its_level_and_the_plain_one_does_not():
     whole, thinned = (rates.rates_in_design(5, train_share=share) for share in (1.0, 0.1))
-    assert 0.005 < whole.corrected < 0.05 + 3 * whole.error
-    assert 0.005 < thinned.corrected < 0.05 + 3 * thinned.error
-    assert whole.plain > 0.08
+    assert 0.005 < whole["corrected"] < 0.05 + 3 * whole["error"]
+    assert 0.005 < thinned["corrected"] < 0.05 + 3 * thinned["error"]
+    assert whole["plain"] > 0.08
     assert whole == rates.rates_in_design(5)
 
 

@@ -12,11 +12,8 @@ from beyond_hard_labels.data import known
 
 UNFINISHED = 75  # exit code of a study that the time limit stopped; calling again goes on
 _KEPT = "what was done is kept, the same command goes on"
-_FETCH_HELP = """\
-published sets, those with (DCIC) from the authors' benchmark, which become NAME.npz in the data cache, the folder that
-BHL_DATA_DIR names or the platform's. Mind the licence, which is printed. Then: bhl study --set dataset=NAME
-
-{sets}
+_SETS = """Sets, those with (DCIC) from the authors' benchmark, which become NAME.npz in the data cache, the folder
+that BHL_DATA_DIR names or the platform's. Mind the licence, which is printed. Then: bhl study --set dataset=NAME\n
 """
 _MANY = {"action": "append", "default": []}
 
@@ -77,19 +74,12 @@ def _add(verbs, name: str, text: str, *shared: str, **more) -> argparse.Argument
 
 def _add_book_and_runs(verbs) -> None:
     own = "Your own votes: --set votes_csv=FILE --set image_folder=DIR, which only the chapter on them takes."
-    add = _add(
-        verbs, "book", "execute the notebooks and build the pages", "profile", "workers", epilog=own
-    ).add_argument
-    add("--only", metavar="NOTEBOOK", help="execute this one only, e.g. 03_training; keep the others")
+    book = _add(verbs, "book", "execute the notebooks and build the pages", "profile", "workers", epilog=own)
+    book.add_argument("--only", metavar="NOTEBOOK", help="execute this one only, e.g. 03_training; keep the others")
     _add(verbs, "verify", "make again, without training, all that the built book shows, and every published score")
     add = _add(verbs, "compare", "train a stored run once more and compare the results").add_argument
     add("run", metavar="RUN", help="key of a run, or its folder")
-    add(
-        "--tolerance",
-        **_MANY,
-        metavar="METRIC=X",
-        help="largest difference, repeatable (default 0.02, of macro_accuracy and kl)",
-    )
+    add("--tolerance", **_MANY, metavar="METRIC=X", help="largest difference (default macro_accuracy=0.02, kl=0.02)")
     add = _add(verbs, "run", "train one run, or find it", "json", "profile", "time limit").add_argument
     add("--dataset", required=True, metavar="NAME", help="synthetic, or a set that is a file")
     add("--labels", required=True, metavar="KIND", help="hard (majority), soft (mean), or a mixture of them")
@@ -116,20 +106,15 @@ def _add_book_and_runs(verbs) -> None:
 def _add_data(verbs) -> None:
     described = _add(verbs, "describe", "print size, moments, classes and ambiguity of a set", "json", "profile")
     described.add_argument("name", metavar="NAME", help="synthetic, or a set that is a file")
-    listed = "\n".join(f"  {name:18s} {found.words}" for name, found in known.SETS.items())
-    raw = {"epilog": _FETCH_HELP.format(sets=listed), "formatter_class": argparse.RawDescriptionHelpFormatter}
+    listed = _SETS + "\n".join(f"  {name:18s} {found.words}" for name, found in known.SETS.items())
+    raw = {"epilog": listed, "formatter_class": argparse.RawDescriptionHelpFormatter}
     add = _add(verbs, "fetch", "get a published set of images and votes", **raw).add_argument
     add("name", metavar="NAME", help="one of those below")
     add("--from", dest="origin", metavar="PATH|URL", help="folder, file or address to take the files from instead")
     add("--sha256", **_MANY, metavar="HASH", help="take a file with this checksum although another is expected")
     add = _add(verbs, "import", "make a set of a CSV file of votes and a folder of images").add_argument
     add("name", metavar="NAME", help="name of the new set; replaces one made before")
-    add(
-        "--votes",
-        required=True,
-        metavar="FILE",
-        help="a row a vote (image,label) or an image (image, counts per class)",
-    )
+    add("--votes", required=True, metavar="FILE", help="a row a vote (image,label) or an image (image, counts)")
     add("--images", required=True, metavar="DIR", help="folder that the names of images are relative to")
     add("--image-size", type=int, default=32, metavar="PX", help="side that all get (default 32)")
     what = "write a set in the folder format of DCIC, with simulated votes"
