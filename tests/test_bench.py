@@ -29,13 +29,10 @@ def test_sides_are_called_in_turn_after_a_round_that_does_not_count():
     assert returned == {"a": 7, "b": 8}
 
 
-def test_a_ratio_says_how_many_times_faster_ours_is_and_a_target_is_the_least():
+def test_a_ratio_says_how_many_times_faster_ours_is_a_target_is_the_least_and_sides_that_differ_make_no_row():
     one, two = harness.summary([1.0]), harness.summary([5.0, 1.0, 2.0])
     assert two == (2.0, 1.0, 5.0, 3)
     assert [harness.Line("", "", one, two, least).reached for least in (None, 2.0, 2.1)] == [None, True, False]
-
-
-def test_sides_that_differ_make_no_row():
     with pytest.raises(AssertionError, match="the sides differ: 3 labels"):
         harness.require(False, "3 labels")
 
