@@ -9,24 +9,22 @@ from beyond_hard_labels.base.rng import stream
 from beyond_hard_labels.learn.significance import TEST_SHARE, intervals
 
 
-def _rates(differences: np.ndarray, test_share: float) -> dict[str, float]:
+def _rates(differences: np.ndarray) -> dict[str, float]:
     """Return the rates of differences (R, J) that are 0 on average."""
     moments = differences.mean(axis=1), differences.std(axis=1, ddof=1), differences.shape[1]
-    corrected, plain = ((intervals(*moments, share, 0.95)[3] < 0.05).mean() for share in (test_share, 0.0))
+    corrected, plain = ((intervals(*moments, share)[3] < 0.05).mean() for share in (TEST_SHARE, 0.0))
     return {"corrected": float(corrected), "plain": float(plain), "error": (0.05 * 0.95 / len(differences)) ** 0.5}
 
 
-def rates_at_assumption(
-    n_splits: int, *, test_share: float = TEST_SHARE, repeats: int = 20_000, seed: int = 0
-) -> dict[str, float]:
+def rates_at_assumption(n_splits: int, *, repeats: int = 20_000, seed: int = 0) -> dict[str, float]:
     """Return the rates where the test's own assumption holds, which makes the corrected one 5 %.
 
     Differences are Gaussian, and those of any two splits have the correlation n_test / (n_train + n_test).
     """
     draw = stream("assumption", seed, n_splits)
-    correlation = test_share / (1 + test_share)
+    correlation = TEST_SHARE / (1 + TEST_SHARE)
     shared, own = draw.standard_normal((repeats, 1)), draw.standard_normal((repeats, n_splits))
-    return _rates(np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own, test_share)
+    return _rates(np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own)
 
 
 def rates_in_design(
@@ -52,4 +50,4 @@ def rates_in_design(
         score = (x[test] * pull[:, None]).reshape(n_splits, n_test, 2, 5).sum(axis=3)
         right = ((score > 0) == (side[test][..., None] > 0)).mean(axis=1)  # (J, 2), accuracy of the two arms
         differences[repeat] = right[:, 0] - right[:, 1]
-    return _rates(differences, TEST_SHARE)
+    return _rates(differences)

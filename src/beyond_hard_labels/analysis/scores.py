@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.learn import significance
 from beyond_hard_labels.learn.metrics import METRICS, Metric, reliability_bins
+from beyond_hard_labels.learn.significance import paired
 from beyond_hard_labels.runs.store import Run
 
 
@@ -68,10 +68,9 @@ def reliability(runs: list[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def differences(rows: pd.DataFrame, metrics: list[str], test_share: float = significance.TEST_SHARE) -> pd.DataFrame:
+def differences(rows: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Return soft minus hard in each metric, see `significance.paired`; one row a metric."""
-    gaps = [significance.paired(rows.assign(metric=name), name, ["metric"], test_share=test_share) for name in metrics]
-    return pd.concat(gaps).set_index("metric")
+    return pd.concat([paired(rows.assign(metric=name), name, ["metric"]) for name in metrics]).set_index("metric")
 
 
 def better(gaps: pd.DataFrame, metrics: Mapping[str, Metric] = METRICS) -> set[tuple[str, str]]:
