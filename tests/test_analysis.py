@@ -39,14 +39,6 @@ def test_scores_have_a_row_a_run_and_a_column_a_metric_one_of_ones_own_too(finis
         assert row["agreement"] == (run.truth * run.predicted).sum(axis=1).mean()
 
 
-def test_differences_are_soft_minus_hard_split_by_split(finished):
-    rows = scores.scores(finished)
-    table = rows.set_index(["labels", "split"])["kl"]
-    expected = corrected_t(table["soft"] - table["hard"], 1 / 3)
-    found = scores.differences(rows, ["kl"]).loc["kl", ["mean", "low", "high", "p"]]
-    assert tuple(found) == pytest.approx(tuple(expected))
-
-
 @pytest.mark.parametrize(
     ("mean", "low", "high", "better"),
     [
@@ -59,12 +51,10 @@ def test_differences_are_soft_minus_hard_split_by_split(finished):
 )
 def test_an_arm_is_better_only_where_the_interval_excludes_zero(mean, low, high, better):
     names = ["macro_accuracy", "kl", "one_hot_kl", "unknown"]  # neither side of the last two is better
-    assert scores.better(pd.DataFrame({"mean": mean, "low": low, "high": high}, index=names)) == better
-
-
-def test_a_metric_of_ones_own_says_itself_which_side_is_better():
-    gaps = pd.DataFrame({"mean": 1.0, "low": 0.5, "high": 1.5}, index=["cost"])
-    assert scores.better(gaps, {"cost": Metric(kl, "cost", -1)}) == {("hard", "cost")}
+    gaps = pd.DataFrame({"mean": mean, "low": low, "high": high}, index=names)
+    assert scores.better(gaps) == better
+    mine = {"unknown": Metric(kl, "a metric of one's own", -1)}
+    assert scores.better(gaps, mine) == {(arm, "unknown") for arm, metric in better if metric == "kl"}
 
 
 def test_curves_have_a_row_an_epoch_of_a_run_with_what_its_history_holds(finished):

@@ -47,13 +47,6 @@ def test_study_stops_at_its_limit_goes_on_and_is_shown_without_torch(bhl):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_describe_prints_what_a_set_holds(capsys):
-    assert main(["data", "describe", "synthetic", "--json", *set_options(n_images=200)]) == 0
-    described = json.loads(capsys.readouterr().out)
-    assert described["images"] == sum(described["majority"].values()) == 200
-    assert described["shape"] == [3, 32, 32]
-
-
 def test_export_is_read_by_the_rules_of_the_authors_reader_and_never_overwrites(tmp_path, capsys):
     """Reads the folder as DCIC's reader does, by what is published of its format."""
     from beyond_hard_labels.data import shapes

@@ -67,12 +67,6 @@ def test_the_workflow_calls_what_everybody_can_call():
     assert [command for command in commands if not re.fullmatch(known, command)] == []
 
 
-def test_the_citation_file_is_valid_yaml_with_the_papers_authors():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
-    assert names == ["Grossmann", "Schmarje", "Koch"]
-
-
 def test_the_table_of_the_readme_is_what_the_published_runs_come_to():
     table = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text("utf-8").splitlines()]
     shown = {cells[0]: cells[1:] for cells in table if len(cells) == 5}

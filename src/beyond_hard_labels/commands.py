@@ -94,7 +94,7 @@ def compare(arguments) -> int:
         tolerances[name] = float(value)
     folders = [folder / arguments.run for folder in (Path(), build_folder() / "runs", published_folder())]
     if not (there := [folder for folder in folders if folder.is_dir()]):
-        raise InputError(f"there is no run '{arguments.run}', expected one of {', '.join(map(str, folders))}")
+        raise InputError(f"there is no run '{arguments.run}', expected {' or '.join(map(str, folders))}")
     table, equal = proofs.compare(store.load(there[0]), tolerances)
     within = table.pop("within").all()
     print(table.to_string(index=False))
