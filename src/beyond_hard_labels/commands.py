@@ -109,7 +109,8 @@ def run(arguments) -> None:
         raise InputError(f"--epoch is {epoch}, expected 1 to {spec.epochs}")
     run, trained = find_or_train(spec, _deadline(arguments))
     values = run.metrics if epoch is None else run.validation(epoch)
-    report = {"key": run.spec.key, "folder": str(run.folder), "trained": trained, "epoch": epoch, "metrics": values}
+    report = {"key": run.spec.key, "folder": str(run.folder), "trained": trained}
+    report |= {"metrics": values} if epoch is None else {"epoch": epoch, "validation": values}
     lines = [f"{run.spec.key} {'trained' if trained else 'found'} in {run.folder}"]
     lines += [f"  {name:20s} {value:.4f}" for name, value in values.items()]
     print(as_json(report) if arguments.json else "\n".join(lines))
