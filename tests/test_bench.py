@@ -1,5 +1,6 @@
 """The benchmarks' harness, and every row at a toy size: that both sides agree, never how long they take."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -14,24 +15,10 @@ from beyond_hard_labels.base.errors import InputError
 from conftest import ROOT
 
 
-def command(*arguments, **options):
+def command(*arguments):
     """Run ``python -m benchmarks`` as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        **{"capture_output": True, "text": True, "cwd": ROOT, "check": False, **options},
-    )
-
-
-def take(name, needs=()):
-    """Take a row at its toy size, in this process."""
-    for module in needs:
-        pytest.importorskip(module)
-    taken = harness.take(name, small=True)
-    json.dumps(taken)
-    assert taken["lines"] and taken["equal"] and {"processor", "cores", "torch"} <= set(taken["machine"])
-    for line in taken["lines"]:
-        assert line["ratio"] == line["peer"]["median"] / line["ours"]["median"]
-    return taken
+    call = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(call, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def test_sides_are_called_in_turn_after_a_round_that_does_not_count():
@@ -42,22 +29,12 @@ def test_sides_are_called_in_turn_after_a_round_that_does_not_count():
     assert returned == {"a": 7, "b": 8}
 
 
-def test_a_ratio_says_how_many_times_faster_ours_is_and_a_target_is_the_least():
+def test_a_ratio_says_how_many_times_faster_ours_is_a_target_is_the_least_and_sides_that_differ_make_no_row():
     one, two = harness.summary([1.0]), harness.summary([5.0, 1.0, 2.0])
     assert two == (2.0, 1.0, 5.0, 3)
     assert [harness.Line("", "", one, two, least).reached for least in (None, 2.0, 2.1)] == [None, True, False]
-
-
-def test_sides_that_differ_make_no_row():
     with pytest.raises(AssertionError, match="the sides differ: 3 labels"):
         harness.require(False, "3 labels")
-
-
-def test_every_row_is_a_function_with_a_sentence():
-    import importlib
-
-    for name, (module, about) in harness.ROWS.items():
-        assert getattr(importlib.import_module(module), name).__doc__ and about, name
 
 
 def test_the_command_measures_a_row_in_its_own_process_and_prints_a_table(tmp_path):
@@ -69,6 +46,20 @@ def test_the_command_measures_a_row_in_its_own_process_and_prints_a_table(tmp_pa
     found = sorted((tmp_path / "build" / "bench").iterdir())  # and nothing that is left of its work
     assert [file.name for file in found] == ["rows.json", "start.small.json"]
     assert json.loads(found[1].read_text())["row"] == "start"
+
+
+def test_an_unknown_row_is_refused_with_the_names_of_all():
+    made = command("epochs", "--small")
+    assert made.returncode == 2
+    assert "unknown row 'epochs', expected some of epoch, densenet" in made.stderr
+
+
+def test_a_row_that_takes_too_long_is_cut_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "LIMIT", 0.05)
+    monkeypatch.chdir(ROOT)
+    assert harness.main(["start", "--small"]) == 1
+    assert "failed: cut after 0.05 s" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "build" / "bench").iterdir()] == ["rows.json"]
 
 
 SIDE = {"median": 2.0, "low": 1.0, "high": 3.0, "repeats": 3}
@@ -92,67 +83,47 @@ def test_published_measurements_are_read_as_numbers_and_rows_without_one_are_ope
     measured("votes", {"row": "votes", "lines": [LINE | {"at_least": 1.5, "reached": False}], "note": "One thread."})
     assert speed.rows()["row"].tolist() == ["epoch", "gpu", "votes"]
     assert speed.rows().query("measured")["note"].tolist() == ["One thread."]
-    (line,) = speed.lines().to_dict("records")
-    assert (line["row"], line["ours"], line["ours_low"], line["peer_high"], line["at_least"]) == ("votes", 2, 1, 3, 1.5)
-
-
-def test_damaged_measurements_are_named_with_the_command_that_writes_them_again(measured):
+    assert speed.lines()[["row", "ours", "peer", "at_least"]].values.tolist() == [["votes", 2, 2, 1.5]]
     measured("votes", {"row": "votes", "lines": [{"what": "an epoch"}]})
     with pytest.raises(InputError, match=r"votes\.json: a line has no 'ours'; make bench ROWS=votes"):
         speed.lines()
 
 
-def test_the_published_measurements_are_of_todays_rows():
+def test_the_rows_are_functions_with_a_sentence_and_those_that_are_published():
+    for name, (module, about) in harness.ROWS.items():
+        assert getattr(importlib.import_module(module), name).__doc__ and about, name
     assert speed.rows()["row"].tolist() == list(harness.ROWS)
     assert set(speed.lines()["row"]) <= set(harness.ROWS)
 
 
-def test_an_unknown_row_is_refused_with_the_names_of_all():
-    made = command("epochs", "--small")
-    assert made.returncode == 2
-    assert "unknown row 'epochs', expected some of epoch, densenet" in made.stderr
-
-
-def test_a_row_that_takes_too_long_is_cut_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "LIMIT", 0.05)
-    monkeypatch.chdir(ROOT)
-    assert harness.main(["start", "--small"]) == 1
-    assert "failed: cut after 0.05 s" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "build" / "bench").iterdir()] == ["rows.json"]
-
-
-def test_an_archive_gives_the_same_images_and_votes_either_way():
-    take("archive")
-
-
 @pytest.mark.filterwarnings("default::DeprecationWarning", "default::pandas.errors.Pandas4Warning")  # crowd-kit's
-def test_votes_make_the_same_labels_on_all_sides():
-    assert [line["at_least"] for line in take("votes", ["crowdkit"])["lines"]] == [10, None]
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("archive", "PIL"),
+        ("votes", "crowdkit"),
+        ("drawing", "cv2"),
+        *(
+            pytest.param(row, "torch", marks=pytest.mark.slow)
+            for row in ("book", "epoch", "densenet", "study", "memory")
+        ),
+        pytest.param("tsne", "torchdr", marks=pytest.mark.slow),
+        pytest.param("gpu", "torch", marks=pytest.mark.slow),  # on any device at its toy size
+    ],
+)
+def test_both_sides_of_a_row_agree(name, needs):
+    pytest.importorskip(needs)
+    taken = harness.take(name, small=True)
+    json.dumps(taken)
+    assert taken["lines"] and taken["equal"] and {"processor", "cores", "torch"} <= set(taken["machine"])
+    for line in taken["lines"]:
+        assert line["ratio"] == line["peer"]["median"] / line["ours"]["median"]
 
 
-@pytest.mark.slow
-def test_the_book_is_made_again_without_executing_a_notebook():
-    assert set(take("book")["profile"]) == {"look-up, staging and verification", "pages by Sphinx"}
-
-
-def test_without_a_book_its_row_is_open():
+def test_what_a_row_needs_and_does_not_find_is_named_with_the_command():
+    torch = pytest.importorskip("torch")
     assert "make clean book" in harness.take("book")["open"]
-
-
-def test_drawing_is_the_same_shape_on_all_sides():
-    take("drawing", ["cv2"])
-
-
-@pytest.mark.slow
-def test_bare_steps_and_the_loader_see_what_the_training_sees():
-    taken = take("epoch")
-    assert [line["at_least"] for line in taken["lines"]] == [2.5, 0.93, 0.93]
-    assert set(taken["profile"]) >= {"augmentation", "forward", "backward", "optimiser"}
-
-
-@pytest.mark.slow
-def test_the_map_is_compared_by_one_divergence_for_all():
-    assert len(take("tsne", ["torchdr"])["lines"]) == 4
+    assert torch.cuda.is_available() or harness.take("gpu")["open"].startswith("needs a GPU: make bench ROWS=gpu")
 
 
 def test_the_divergence_of_a_map_is_that_of_all_pairs():
@@ -165,21 +136,3 @@ def test_the_divergence_of_a_map_is_that_of_all_pairs():
     whole, dense = sum(near.values()), attraction.toarray()
     slow = sum(dense[pair] * np.log(dense[pair] / (q / whole)) for pair, q in near.items() if dense[pair])
     assert divergence(attraction, plane) == pytest.approx(slow, rel=1e-9)
-
-
-@pytest.mark.slow
-def test_the_row_of_the_gpu_compares_on_any_device_at_its_toy_size():
-    assert "Images a second" in take("gpu")["note"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ["densenet", "study", "memory"])
-def test_both_sides_agree(row):
-    take(row)
-
-
-def test_without_a_gpu_its_row_is_open_and_names_the_command():
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    assert harness.take("gpu")["open"] == "needs a GPU: make bench ROWS=gpu on a machine that has one"

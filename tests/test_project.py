@@ -1,10 +1,11 @@
+"""What the project says of itself: its pins, its size, its commands, and the table and findings of the README."""
+
 import ast
 import re
 import tomllib
 from importlib import metadata
 
 import nbformat
-import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -14,30 +15,18 @@ from beyond_hard_labels.book.tables import mean_std
 from beyond_hard_labels.runs import publish
 from conftest import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+REQUIREMENTS = {canonicalize_name(r.name): r.specifier for r in map(Requirement, PROJECT["dependencies"])}
 CONDA = {"pytorch-cpu": "torch"}  # names that differ on conda-forge
 
 
-def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-
-
-def requirements():
-    return [Requirement(text) for text in project()["dependencies"]]
-
-
-def pins():
-    """Return the pinned releases for this Python and this system."""
+def test_what_is_installed_here_is_what_is_pinned_and_every_pin_lies_in_the_range_of_the_package():
     lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line and line[0] != "#"]
-    found = [Requirement(line) for line in lines]
-    here = [pin for pin in found if pin.marker is None or pin.marker.evaluate()]
-    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
-
-
-def test_every_pin_lies_in_the_range_of_the_package():
-    for requirement in requirements():
-        assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), requirement
+    here = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
+    pins = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
+    for name, specifier in REQUIREMENTS.items():
+        assert specifier.contains(pins[name]), name
+        assert metadata.version(name) == pins[name]
 
 
 def test_conda_has_the_ranges_of_the_package():
@@ -46,13 +35,8 @@ def test_conda_has_the_ranges_of_the_package():
     assert by_pip.pop() == "-e ."
     dependencies.remove("pip")
     found = {CONDA.get(r.name, canonicalize_name(r.name)): r.specifier for r in map(Requirement, dependencies + by_pip)}
-    assert found.pop("python") == Requirement(f"python{project()['requires-python']}").specifier
-    assert found == {canonicalize_name(r.name): r.specifier for r in requirements()}
-
-
-def test_what_is_installed_here_is_what_is_pinned():
-    for requirement in requirements():
-        assert metadata.version(requirement.name) == pins()[canonicalize_name(requirement.name)]
+    assert found.pop("python") == Requirement(f"python{PROJECT['requires-python']}").specifier
+    assert found == REQUIREMENTS
 
 
 def test_the_package_is_thin():
@@ -83,17 +67,6 @@ def test_the_workflow_calls_what_everybody_can_call():
     assert [command for command in commands if not re.fullmatch(known, command)] == []
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "CONTRIBUTING.md", "README.md"])
-def test_the_project_says_what_it_is(name):
-    assert len((ROOT / name).read_text()) > 200
-
-
-def test_the_citation_file_is_valid_yaml_with_the_papers_authors():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
-    assert names == ["Grossmann", "Schmarje", "Koch"]
-
-
 def test_the_table_of_the_readme_is_what_the_published_runs_come_to():
     table = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text("utf-8").splitlines()]
     shown = {cells[0]: cells[1:] for cells in table if len(cells) == 5}
@@ -109,7 +82,8 @@ def test_the_table_of_the_readme_is_what_the_published_runs_come_to():
 
 
 def test_what_the_readme_concludes_are_claims_of_the_book():
-    sources = "".join("".join(cell.source) for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells)
+    notebooks = [nbformat.read(path, as_version=4) for path in (ROOT / "notebooks").glob("*.ipynb")]
+    sources = "".join(cell.source for notebook in notebooks for cell in notebook.cells)
     readme = (ROOT / "README.md").read_text("utf-8")
     concluded = re.findall(r"^- (.+)$", readme[readme.index("What the book concludes") :].split("\n\n")[1], re.M)
     assert len(concluded) == 7

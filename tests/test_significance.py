@@ -1,3 +1,5 @@
+"""The corrected interval against its published formula, by simulation, and corrected for many looks."""
+
 import math
 
 import numpy as np
@@ -9,20 +11,15 @@ from beyond_hard_labels.analysis import rates
 from beyond_hard_labels.learn import significance
 
 
-def test_the_corrected_interval_is_the_published_formula():
+def test_the_corrected_interval_is_the_published_formula_and_wider_than_the_plain_one():
     d = np.array([0.010, 0.014, 0.021])
     interval = significance.corrected_t(d, 1 / 3)
     error = math.sqrt((1 / 3 + 1 / 3) * d.var(ddof=1))
     assert interval.high - interval.mean == pytest.approx(4.302652730 * error)  # t quantile, 2 degrees
     assert interval.p == pytest.approx(2 * stats.t.sf(d.mean() / error, 2))
-
-
-def test_the_corrected_interval_is_wider_than_the_plain_one():
-    d = np.random.default_rng(0).normal(size=5)
     plain = stats.ttest_1samp(d, 0).confidence_interval(0.95)
-    corrected = significance.corrected_t(d, 1 / 3)
-    assert corrected.high - corrected.low > plain.high - plain.low
     assert significance.corrected_t(d, 0.0)[1:3] == pytest.approx((plain.low, plain.high))
+    assert interval.low < plain.low and plain.high < interval.high
 
 
 def test_one_split_has_no_interval():
@@ -34,55 +31,46 @@ def test_one_split_has_no_interval():
 @pytest.mark.parametrize("n_splits", [2, 3, 5, 10])
 def test_the_corrected_test_rejects_five_percent_where_its_assumption_holds_and_the_plain_one_more(n_splits):
     found = rates.rates_at_assumption(n_splits)
-    assert 0.04 < found.corrected < 0.06
-    assert found.plain > found.corrected + 3 * found.error
+    assert 0.04 < found["corrected"] < 0.06
+    assert found["plain"] > found["corrected"] + 3 * found["error"]
 
 
 def test_in_the_design_of_random_splits_the_corrected_test_keeps_its_level_and_the_plain_one_does_not():
     whole, thinned = (rates.rates_in_design(5, train_share=share) for share in (1.0, 0.1))
-    assert 0.005 < whole.corrected < 0.05 + 3 * whole.error
-    assert 0.005 < thinned.corrected < 0.05 + 3 * thinned.error
-    assert whole.plain > 0.08
+    assert 0.005 < whole["corrected"] < 0.05 + 3 * whole["error"]
+    assert 0.005 < thinned["corrected"] < 0.05 + 3 * thinned["error"]
+    assert whole["plain"] > 0.08
     assert whole == rates.rates_in_design(5)
 
 
-def runs_of(cells, n_splits=3, seed=0):
-    draw = np.random.default_rng(seed)
-    return pd.DataFrame(
-        [
-            {"epochs": cell, "labels": labels, "split": split, "kl": draw.normal(cell if labels == "soft" else 0)}
-            for cell in cells
-            for labels in ("hard", "soft")
-            for split in range(n_splits)
-        ]
-    )
+@pytest.fixture
+def rows():
+    """Runs of three cells, with both arms on three splits."""
+    draw = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product([[1, 2, 5], ["hard", "soft"], [0, 1, 2]], names=["epochs", "labels", "split"])
+    return pd.DataFrame({"kl": draw.normal(size=18)}, index).reset_index()
 
 
-def test_differences_of_many_cells_are_those_of_each():
-    rows = runs_of([1, 2, 5])
+def test_differences_of_many_cells_are_those_of_each(rows):
     table = significance.paired(rows, "kl", ["epochs"])
     for _, cell in table.iterrows():
         arms = rows[rows["epochs"] == cell["epochs"]].set_index(["labels", "split"])["kl"]
         assert (cell["hard"], cell["soft"]) == pytest.approx((arms["hard"].mean(), arms["soft"].mean()))
         expected = significance.corrected_t(arms["soft"] - arms["hard"])
         assert tuple(cell[list(expected._fields)]) == pytest.approx(expected)
+        assert cell["detectable"] == pytest.approx((expected.high - expected.low) / 2)
     assert table["n"].tolist() == [3, 3, 3]
 
 
-def test_a_split_with_one_arm_does_not_count_and_a_cell_of_one_split_has_no_interval():
-    rows = runs_of([1, 2, 3])
-    lacking = ((rows["epochs"] == 1) & (rows["split"] == 2)) | ((rows["epochs"] == 2) & (rows["split"] > 0))
-    lacking |= (rows["epochs"] == 3) & (rows["labels"] == "soft")
-    table = significance.paired(rows[~(lacking & (rows["labels"] == "soft"))], "kl", ["epochs"])
-    assert table["epochs"].tolist() == [1, 2]
-    assert table["n"].tolist() == [2, 1]
-    assert table["low"].isna().tolist() == [False, True]
-    assert table["p"].isna().tolist() == [False, True]
+def test_a_split_with_one_arm_does_not_count_and_a_cell_of_one_split_has_no_interval(rows):
+    soft, splits = rows["labels"] == "soft", rows["epochs"].map({1: 2, 2: 1, 5: 0})
+    table = significance.paired(rows[~(soft & (rows["split"] >= splits))], "kl", ["epochs"])
+    assert table[["epochs", "n"]].values.tolist() == [[1, 2], [2, 1]]
+    assert table[["low", "p"]].isna().values.tolist() == [[False, False], [True, True]]
 
 
-def test_equal_arms_have_an_interval_of_no_width_and_cannot_be_told_apart():
-    rows = runs_of([1]).assign(kl=0.5)
-    cell = significance.paired(rows, "kl", ["epochs"]).iloc[0]
+def test_equal_arms_have_an_interval_of_no_width_and_cannot_be_told_apart(rows):
+    cell = significance.paired(rows.assign(kl=0.5), "kl", ["epochs"]).iloc[0]
     assert (cell["mean"], cell["low"], cell["high"], cell["p"]) == (0, 0, 0, 1)
 
 
@@ -102,9 +90,7 @@ def test_holm_is_wrong_about_a_whole_family_in_five_percent_of_cases():
 def test_the_least_difference_that_is_shown_is_where_the_corrected_p_reaches_the_level(n_splits, n_cells, worked):
     least = significance.least_shown(n_splits, n_cells)
     assert least == pytest.approx(worked, abs=0.005)
-    spread = np.linspace(-1, 1, n_splits)
-    differences = spread / spread.std(ddof=1) + least
-    others = np.full(n_cells - 1, 0.9)
+    spread = np.linspace(-1, 1, n_splits) / np.linspace(-1, 1, n_splits).std(ddof=1)
     for factor, shown in ((1.001, True), (0.999, False)):
-        p = significance.corrected_t(differences - least + factor * least).p
-        assert (significance.holm([p, *others])[0] < 0.05) == shown
+        p = significance.corrected_t(spread + factor * least).p
+        assert (significance.holm([p, *[0.9] * (n_cells - 1)])[0] < 0.05) == shown

@@ -48,23 +48,16 @@ def test_targets_of_every_kind_sum_to_one_in_every_epoch_and_train(labels, chang
 
 def test_the_test_images_are_shared_by_all_replicates_and_are_in_none_of_them():
     pairs = [made(split=number, data_seed=number)[:2] for number in range(3)]
-    tests = [data.images[split.test] for data, split in pairs]
-    assert all(np.array_equal(tests[0], other) for other in tests[1:])
-    truths = [data.truth[split.test] for data, split in pairs]
-    assert all(np.array_equal(truths[0], other) for other in truths[1:])
-    ids = [[data.ids[i] for i in np.concatenate([split.train, split.validation])] for data, split in pairs]
-    assert len(set().union(*ids, *([data.ids[i] for i in split.test] for data, split in pairs))) == 3 * 200 + 60
+    for data, split in pairs:
+        assert np.array_equal(data.images[split.test], pairs[0][0].images[pairs[0][1].test])
+        assert np.array_equal(data.truth[split.test], pairs[0][0].truth[pairs[0][1].test])
+        assert [len(part) for part in split] == [150, 50, 60]  # three quarters of a replicate are trained on
+        assert np.array_equal(np.sort(np.concatenate(split)), np.arange(len(data.ids)))
+    assert len(set().union(*(data.ids for data, _ in pairs))) == 3 * 200 + 60
+    assert np.array_equal(images_of(spec(test_images=0)).images, pairs[0][0].images[:200])
     tables = [shapes.draw_parameters(200, seed) for seed in range(50)]
     tables.append(shapes.draw_parameters(60, 0, purpose=shapes.TEST_STREAM))
     assert not pd.concat(tables)[["major", "rotation", "x"]].duplicated().any()
-
-
-def test_three_quarters_of_a_replicate_are_trained_on_and_the_rest_validates():
-    data, split, _ = made()
-    assert [len(part) for part in split] == [150, 50, 60]
-    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(len(data.ids)))
-    alone = images_of(spec(test_images=0))
-    assert np.array_equal(alone.images, data.images[:200])
 
 
 def test_a_soft_colour_or_shape_is_the_truths_and_the_other_the_majoritys():
@@ -80,11 +73,8 @@ def test_a_soft_colour_or_shape_is_the_truths_and_the_other_the_majoritys():
     assert shapes.product(soft.rows, soft.rows) == pytest.approx(soft.rows)  # the exact truth is a product
     entropies = [metrics.entropy(rows.reshape(-1, 6)) for rows in (colour, shape, truth)]
     assert entropies[0] + entropies[1] == pytest.approx(entropies[2])
-
-
-def test_a_product_is_as_its_docstring_says():
     pure, half = np.eye(6)[[4]], np.array([[0, 0, 0.5, 0.5, 0, 0]])
-    assert shapes.product(pure, half).tolist() == [[0, 0, 0, 0, 0.5, 0.5]]
+    assert shapes.product(pure, half).tolist() == [[0, 0, 0, 0, 0.5, 0.5]]  # as its docstring says
 
 
 def test_shuffled_labels_are_those_of_the_same_majority_and_part():
@@ -114,29 +104,21 @@ def test_votes_drawn_in_each_epoch_are_one_hot_new_each_time_and_soft_on_average
     assert not np.array_equal(made("one_vote", split=1, n_images=1000)[2].of_epoch(0), drawn[0])
 
 
-def test_weights_are_the_largest_shares_and_only_their_ratios_train():
-    data, split, targets = made("hard_weighted")
+def test_weights_are_the_largest_shares_only_their_ratios_train_and_nothing_is_learned_at_weight_zero():
+    data, split, targets = made("hard_weighted", dropout=0.0)
     assert targets.weight == pytest.approx(data.truth.max(axis=1))
     assert np.array_equal(targets.rows, made("hard")[2].rows)
 
-    def logits(weight):
-        asked = spec("hard_weighted")
-        return training.train(data, targets._replace(weight=weight), split, asked, seed=0).test_logits
+    def logits(**changed):
+        return training.train(data, targets._replace(**changed), split, spec("hard_weighted"), seed=0).test_logits
 
-    assert np.array_equal(logits(targets.weight), logits(4 * targets.weight))
-    assert np.array_equal(logits(np.full(len(data.ids), 0.25)), logits(None))
-    assert not np.array_equal(logits(targets.weight), logits(None))
-
-
-def test_an_image_of_weight_zero_is_not_learned_from():
-    data, split, targets = made("hard_weighted", dropout=0.0)
+    weighted, plain = logits(), logits(weight=None)
+    assert np.array_equal(weighted, logits(weight=4 * targets.weight))
+    assert np.array_equal(plain, logits(weight=np.full(len(data.ids), 0.25)))
+    assert not np.array_equal(weighted, plain)
     weight, rows = targets.weight.copy(), targets.rows.copy()
-    weight[split.train[:40]] = 0
-    rows[split.train[:40]] = np.eye(6)[0]
-    asked = spec("hard_weighted")
-    changed = [targets._replace(weight=weight, rows=each) for each in (targets.rows, rows)]
-    first, second = (training.train(data, each, split, asked, seed=0).test_logits for each in changed)
-    assert np.array_equal(first, second)
+    weight[split.train[:40]], rows[split.train[:40]] = 0, np.eye(6)[0]
+    assert np.array_equal(logits(weight=weight), logits(weight=weight, rows=rows))
 
 
 @pytest.mark.parametrize(("ambiguous", "n"), [("left_out", None), ("replaced", 150)])
@@ -148,9 +130,8 @@ def test_without_ambiguous_images_only_pure_ones_are_trained_on_and_the_rest_sta
     assert np.array_equal(split.train[: len(pure)], pure)
     assert len(split.train) == (n or len(pure)) == len(set(split.train))
     assert np.array_equal(targets.rows[split.train], data.truth[split.train])
-    for part in ("validation", "test"):
-        index = getattr(split, part)
-        assert np.array_equal(index, getattr(whole_split, part))
+    for index, before in zip(split[1:], whole_split[1:], strict=True):  # validation and test images
+        assert np.array_equal(index, before)
         assert np.array_equal(data.images[index], whole.images[index])
     fresh = {data.images[i].tobytes() for i in split.train[len(pure) :]}
     assert not fresh & {image.tobytes() for image in whole.images}
@@ -167,12 +148,10 @@ def test_the_smoothing_of_the_grid_gives_hard_labels_the_mean_entropy_of_soft_on
 
 @pytest.mark.parametrize("steps", [1, 10, 14])
 def test_votes_drawn_in_each_epoch_go_on_from_any_step_to_the_same_bits(steps):
-    asked, kept, left = spec("one_vote", dropout=0.5), [], steps
+    asked, kept, left = spec("one_vote", dropout=0.5), [], iter([None] * steps)
 
     def stop():
-        nonlocal left
-        left -= 1
-        if left < 0:
+        if next(left, "over"):
             raise process.Terminated
 
     whole = train(asked)
@@ -193,17 +172,11 @@ def test_a_run_with_shared_test_images_is_stored_and_read_with_its_scores():
     assert store.load(run.folder).spec == run.spec
 
 
-def test_the_keys_of_published_runs_are_what_they_were_before_there_were_further_fields():
+def test_a_further_field_is_part_of_the_key_only_where_it_is_not_what_published_runs_had_before():
     folders = [path.parent for path in (ROOT / "results").glob("*/spec.json")]
     assert len(folders) > 20
     for folder in folders:
         assert RunSpec(**json.loads((folder / "spec.json").read_text())).key == folder.name
-    for grid in grids.GRIDS:
-        for name, part in grids.published(grid).items():
-            assert [s.key for s in part.specs] == part.rows["key"].tolist(), name
-
-
-def test_a_further_field_is_part_of_the_key_only_where_it_is_not_what_runs_had_before():
     plain = spec(test_images=0)
     without = {n: v for n, v in vars(plain).items() if n not in ("test_images", "ambiguous")}
     assert RunSpec(**without) == plain
@@ -212,17 +185,15 @@ def test_a_further_field_is_part_of_the_key_only_where_it_is_not_what_runs_had_b
     assert len(keys) == 4
 
 
-@pytest.mark.parametrize("grid", ["replicates", "mechanism"])
-def test_replicates_are_sets_of_their_own_and_are_trained_one_after_the_other(grid):
-    (specs,) = grids.parts(grid, study.plan("quick"), which="full").values()
-    assert len(set(specs)) == len(specs) == 200
-    assert all(s.split == s.data_seed for s in specs)
-    assert [s.split for s in specs] == sorted(s.split for s in specs)
-    assert {(s.n_images, s.test_images, s.backbone, s.schedule) for s in specs} == {(12000, 6000, "small", "cosine")}
-
-
-def test_the_mechanism_has_the_arms_of_the_replicates():
-    parts = [set(grids.parts(grid, study.plan("quick"), which="full")["main"]) for grid in ("replicates", "mechanism")]
+def test_replicates_are_sets_of_their_own_one_after_the_other_and_the_mechanism_has_their_arms():
+    plan, parts = study.plan("quick"), []
+    for grid in ("replicates", "mechanism"):
+        (specs,) = grids.parts(grid, plan, which="full").values()
+        parts.append(set(specs))
+        assert len(specs) == len(parts[-1]) == 200
+        assert all(s.split == s.data_seed for s in specs)
+        assert [s.split for s in specs] == sorted(s.split for s in specs)
+        assert {(s.n_images, s.test_images, s.backbone) for s in specs} == {(12000, 6000, "small")}
     assert len(parts[0] & parts[1]) == 2 * 2 * 10
 
 

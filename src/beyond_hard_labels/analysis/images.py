@@ -15,29 +15,22 @@ def by_image(runs: list[Run]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``labels``, ``split``, ``run``; ``image``, its row in the set; ``leading``, the class that leads its soft
-        truth, and ``predicted``; ``confidence``, the predicted class's probability; ``margin``, the largest minus
-        the second share of the truth; ``pure``, whether one class has it all; ``entropy`` of the truth; ``kl`` in
-        nats, see `metrics.kl`; ``overlap``, sum min(truth, prediction); ``right``, whether `predicted` leads.
+        ``image``, its row in the set; ``leading``, the class that leads its soft truth, ``predicted``, and
+        ``right``, whether they are one; ``confidence``, the predicted class's probability; ``margin``, the largest
+        minus the second share of the truth; ``pure``, whether one class has it all; ``entropy`` of the truth; ``kl``
+        in nats, see `metrics.kl`; ``overlap``, sum min(truth, prediction); ``labels``, ``split`` and ``run``.
     """
     parts = []
     for run in runs:
         truth, predicted = run.truth, run.predicted  # (N, K)
-        leading, guess = truth.argmax(axis=1), predicted.argmax(axis=1)
         second, first = np.sort(truth, axis=1)[:, -2:].T
-        columns = {
-            "image": run.index,
-            "leading": leading,
-            "predicted": guess,
-            "confidence": predicted.max(axis=1),
-            "margin": first - second,
-            "pure": first == 1,
-            "entropy": entropy(truth),
-            "kl": kl_rows(truth, predicted),
-            "overlap": np.minimum(truth, predicted).sum(axis=1),
-            "right": leading == guess,
-        }
-        parts.append(pd.DataFrame({"labels": run.spec.labels, "split": run.spec.split, "run": run.name} | columns))
+        part = pd.DataFrame(
+            {"image": run.index, "leading": truth.argmax(axis=1), "predicted": predicted.argmax(axis=1)}
+        )
+        part["right"], part["confidence"] = part["leading"] == part["predicted"], predicted.max(axis=1)
+        part["margin"], part["pure"], part["entropy"] = first - second, first == 1, entropy(truth)
+        part["kl"], part["overlap"] = kl_rows(truth, predicted), np.minimum(truth, predicted).sum(axis=1)
+        parts.append(part.assign(labels=run.spec.labels, split=run.spec.split, run=run.name))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -76,8 +69,7 @@ def describe(data: LabelledImages) -> dict:
         "unanimous": round(float((data.truth.max(axis=1) == 1).mean()), 4),
         "mean_entropy": round(float(entropy(data.truth).mean()), 4),
     }
-    if data.votes is None:
-        return described
-    cast = data.votes.sum(axis=1)
-    tied = votes.targets(data.votes, "hard").tied
-    return described | {"votes_least": int(cast.min()), "votes_most": int(cast.max()), "tied": int(tied.sum())}
+    if data.votes is not None:
+        cast, tied = data.votes.sum(axis=1), votes.targets(data.votes, "hard").tied
+        described |= {"votes_least": int(cast.min()), "votes_most": int(cast.max()), "tied": int(tied.sum())}
+    return described

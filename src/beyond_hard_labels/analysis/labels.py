@@ -1,4 +1,4 @@
-"""What labels made of votes are like: numbers only, one function a question."""
+"""What labels made of votes are like."""
 
 import numpy as np
 import pandas as pd
@@ -18,21 +18,13 @@ def convergence(truth: np.ndarray, budgets: list[int], seed: int) -> pd.DataFram
         ``wrong``, the share of images whose majority (ties to the first) is not the truth's;
         ``tied``, the share of images with a tied majority.
     """
-    ratings = simulate(truth, max(budgets), seed)
-    rows = []
+    ratings, variance, rows = simulate(truth, max(budgets), seed), (1 - (truth**2).sum(axis=1)).mean(), []
     for budget in budgets:
         votes = count(ratings[:, :budget], truth.shape[1])
-        hard = targets(votes, "hard")
-        rows.append(
-            {
-                "votes": budget,
-                "distance": ((soft(votes) - truth) ** 2).sum(axis=1).mean(),
-                "expected": (1 - (truth**2).sum(axis=1)).mean() / budget,
-                "wrong": (hard.rows.argmax(axis=1) != truth.argmax(axis=1)).mean(),
-                "tied": hard.tied.mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+        hard, distance = targets(votes, "hard"), ((soft(votes) - truth) ** 2).sum(axis=1).mean()
+        wrong = (hard.rows.argmax(axis=1) != truth.argmax(axis=1)).mean()
+        rows.append((budget, distance, variance / budget, wrong, hard.tied.mean()))
+    return pd.DataFrame(rows, columns=["votes", "distance", "expected", "wrong", "tied"])
 
 
 def tie_policies(votes: np.ndarray, truth: np.ndarray, seed: int) -> pd.DataFrame:
@@ -45,16 +37,10 @@ def tie_policies(votes: np.ndarray, truth: np.ndarray, seed: int) -> pd.DataFram
     first, rows = targets(votes, "hard").rows, []
     for policy in TIE_POLICIES:
         made = targets(votes, "hard", ties=policy, seed=seed)
-        tied = made.tied & made.keep
-        rows.append(
-            {
-                "policy": policy,
-                "rows": made.keep.sum(),
-                "changed": (made.rows != first).any(axis=1).sum(),
-                "right": (made.rows * truth)[tied].sum(axis=1).mean() if tied.any() else np.nan,
-            }
-        )
-    return pd.DataFrame(rows)
+        tied, changed = made.tied & made.keep, (made.rows != first).any(axis=1)
+        right = (made.rows * truth)[tied].sum(axis=1).mean() if tied.any() else np.nan
+        rows.append((policy, made.keep.sum(), changed.sum(), right))
+    return pd.DataFrame(rows, columns=["policy", "rows", "changed", "right"])
 
 
 def by_number(votes: np.ndarray) -> pd.DataFrame:
@@ -72,22 +58,14 @@ def by_number(votes: np.ndarray) -> pd.DataFrame:
     """
     total = votes.sum(axis=1)
     group = total if len(set(total)) <= 4 else np.searchsorted(np.quantile(total, (0.25, 0.5, 0.75)), total)
-    tied, rows = targets(votes, "hard").tied, []
-    for which in (group == number for number in np.unique(group)):
-        least = total[which].min()
-        rows.append(
-            {
-                "least": least,
-                "most": total[which].max(),
-                "images": which.sum(),
-                "standard_error": 0.5 / np.sqrt(least),
-                "tied": tied[which].mean(),
-                "unanimous": (votes[which].max(axis=1) == total[which]).mean(),
-                "entropy": metrics.entropy(soft(votes[which])).mean(),
-                "floor": metrics.noise_floor(votes[which]),
-            }
-        )
-    return pd.DataFrame(rows)
+    images = pd.DataFrame({"total": total, "tied": targets(votes, "hard").tied})
+    images["unanimous"], images["entropy"] = votes.max(axis=1) == total, metrics.entropy(soft(votes))
+    cells = images.groupby(group)
+    rows = cells["total"].agg(least="min", most="max", images="size")
+    rows["standard_error"] = 0.5 / np.sqrt(rows["least"])
+    rows = rows.join(cells[["tied", "unanimous", "entropy"]].mean())
+    rows["floor"] = [metrics.noise_floor(votes[group == number]) for number in rows.index]
+    return rows.reset_index(drop=True)
 
 
 def by_raters(ratings: np.ndarray, n_classes: int) -> pd.DataFrame:
@@ -99,19 +77,12 @@ def by_raters(ratings: np.ndarray, n_classes: int) -> pd.DataFrame:
     """
     everyone, rows = count(ratings, n_classes), []
     for name, chosen in (("all", ratings), ("complete", complete_raters(ratings))):
-        counts = count(chosen, n_classes)
-        if counts.any():
-            rows.append(
-                {
-                    "raters": name,
-                    "number": chosen.shape[1],
-                    "votes": counts.sum(),
-                    "tied": targets(counts, "hard").tied.mean(),
-                    "majority_changed": (counts.argmax(axis=1) != everyone.argmax(axis=1)).mean(),
-                    "distance": metrics.manhattan(soft(everyone), soft(counts)),
-                }
-            )
-    return pd.DataFrame(rows)
+        if not (counts := count(chosen, n_classes)).any():
+            continue
+        changed = (counts.argmax(axis=1) != everyone.argmax(axis=1)).mean()
+        tied, distance = targets(counts, "hard").tied.mean(), metrics.manhattan(soft(everyone), soft(counts))
+        rows.append((name, chosen.shape[1], counts.sum(), tied, changed, distance))
+    return pd.DataFrame(rows, columns=["raters", "number", "votes", "tied", "majority_changed", "distance"])
 
 
 def agreement(votes: np.ndarray, official: np.ndarray, class_names: tuple[str, ...]) -> pd.DataFrame:
@@ -120,18 +91,9 @@ def agreement(votes: np.ndarray, official: np.ndarray, class_names: tuple[str, .
     ``images``; ``majority_agrees`` is the share of images whose majority (ties to the first) is the official
     label, ``votes_agree`` the mean share of their votes for it. A class without images has no row.
     """
-    rows = pd.DataFrame(
-        {
-            "official": np.array(class_names, object)[official],
-            "images": 1,
-            "majority_agrees": votes.argmax(axis=1) == official,
-            "votes_agree": soft(votes)[np.arange(len(votes)), official],
-        }
-    )
-    how = {"images": "sum", "majority_agrees": "mean", "votes_agree": "mean"}
-    found = rows.groupby("official").agg(how).reindex(class_names).dropna()
-    return (
-        pd.concat([found, rows.assign(official="all").groupby("official").agg(how)])
-        .astype({"images": int})
-        .reset_index()
-    )
+    agrees, share = votes.argmax(axis=1) == official, soft(votes)[np.arange(len(votes)), official]
+    rows = pd.DataFrame({"images": official, "majority_agrees": agrees, "votes_agree": share})
+    how = {"images": "size", "majority_agrees": "mean", "votes_agree": "mean"}
+    found, everything = (rows.groupby(key).agg(how) for key in (official, np.full(len(votes), "all")))
+    found = found.rename(index=dict(enumerate(class_names)))
+    return pd.concat([found, everything]).rename_axis("official").reset_index()

@@ -12,29 +12,16 @@ from beyond_hard_labels.runs.store import Run
 def quality(runs: list[Run], planes: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Return one row a run: how well its map keeps neighbours, and how alike neighbours are.
 
-    Parameters
-    ----------
-    runs : list of Run
-        One run an arm, with its truth.
-    planes : mapping of str to np.ndarray
-        Per kind of label the map (N, 2) of the run's test images.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``labels``, ``run``, ``trustworthiness`` and ``agreement_on_features`` (NaN for published runs, which
-        come without features) and ``agreement_on_map``, see `learn.tsne`.
+    Of one run an arm, with its truth, and the maps (N, 2) of their test images by kind of label it has ``labels``,
+    ``run``, ``trustworthiness``, ``agreement_on_map`` and ``agreement_on_features``, see `learn.tsne`. Published
+    runs come without features, and have NaN for what needs them.
     """
     rows = []
     for run in runs:
-        plane, features = planes[run.spec.labels], None if run.published else run.features
-        rows.append(
-            {
-                "labels": run.spec.labels,
-                "run": run.name,
-                "trustworthiness": np.nan if features is None else trustworthiness(features, plane),
-                "agreement_on_map": neighbour_agreement(run.truth, plane),
-                "agreement_on_features": np.nan if features is None else neighbour_agreement(run.truth, features),
-            }
-        )
+        plane = planes[run.spec.labels]
+        rows.append({"labels": run.spec.labels, "run": run.name, "trustworthiness": np.nan})
+        rows[-1] |= {"agreement_on_map": neighbour_agreement(run.truth, plane), "agreement_on_features": np.nan}
+        if not run.published:
+            rows[-1]["trustworthiness"] = trustworthiness(run.features, plane)
+            rows[-1]["agreement_on_features"] = neighbour_agreement(run.truth, run.features)
     return pd.DataFrame(rows)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from beyond_hard_labels.learn.significance import TEST_SHARE, least_shown
+from beyond_hard_labels.learn.significance import least_shown
 
 N_SPLITS = 3
 CHANNELS = pd.DataFrame(  # of the synthetic set, over all pixels at 224 px, in [0, 1]: the authors' code (DCIC)
@@ -27,7 +27,7 @@ def table_one() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "labels", "metric", "mean", "std"])
 
 
-def differences(test_share: float = TEST_SHARE) -> pd.DataFrame:
+def differences() -> pd.DataFrame:
     """Return what Table 1 says of each difference of the arms, whatever the correlation of its splits.
 
     The paper prints the deviation of each arm over the splits and not that of their difference, which lies
@@ -43,7 +43,7 @@ def differences(test_share: float = TEST_SHARE) -> pd.DataFrame:
     """
     wide = table_one().pivot(index=["dataset", "metric"], columns="labels", values=["mean", "std"])
     mean, deviation = wide["mean"], wide["std"]
-    factor = least_shown(N_SPLITS, 1, test_share=test_share)
+    factor = least_shown(N_SPLITS, 1)
     table = mean.assign(
         mean=mean["soft"] - mean["hard"],
         least=factor * (deviation["soft"] - deviation["hard"]).abs(),

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from beyond_hard_labels.learn.metrics import METRICS
 from beyond_hard_labels.runs.store import Run
 
 
@@ -21,12 +22,10 @@ def scored(runs: list[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         row = {"labels": run.spec.labels, "split": run.spec.split, "run": run.name}
-        row |= {name: run.metrics[name] for name in ("macro_accuracy", "kl")}
-        fitted = run.temperatures()
+        row |= run.score({name: METRICS[name] for name in ("macro_accuracy", "kl")})
+        fitted, floors, official = run.temperatures(), run.floors(), run.official_accuracy()
         row["T_own"], row["kl_T_own"] = fitted["own targets"]
         row["T_truth"], row["kl_T_truth"] = fitted["soft truth"]
-        floors = run.floors()
         row |= {"floor": floors["analytic"], "floor_halves": floors["halves"]}
-        official = run.official_accuracy()
         rows.append(row | {"official": np.nan if official is None else official})
     return pd.DataFrame(rows)

@@ -5,20 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.learn import significance
-from beyond_hard_labels.learn.metrics import METRICS, Metric, pooled_reliability
+from beyond_hard_labels.learn.metrics import METRICS, Metric, reliability_bins
+from beyond_hard_labels.learn.significance import paired
 from beyond_hard_labels.runs.store import Run
 
 
 def scores(runs: list[Run], metrics: Mapping[str, Metric] = METRICS) -> pd.DataFrame:
     """Return one row a run: ``labels``, ``split``, ``run``, and each metric on its test images.
 
-    Parameters
-    ----------
-    runs : list of Run
-    metrics : mapping of str to Metric
-        Computed now from the stored predictions. Of published runs whose truth may not come along they are
-        those of the day of publishing, NaN where there is none of that name.
+    They are computed now from the stored predictions. Of published runs whose truth may not come along they are
+    those of the day of publishing, NaN where there is none of that name.
     """
     return pd.DataFrame(
         [{"labels": run.spec.labels, "split": run.spec.split, "run": run.name} | run.score(metrics) for run in runs]
@@ -45,13 +41,11 @@ def epochs_to(table: pd.DataFrame, thresholds: Sequence[float], metric: str = "m
     pandas.DataFrame
         ``threshold``, ``split``, then ``hard`` and ``soft``, as far as the curves have them.
     """
-    runs = table.groupby(["labels", "split"])
-    first = {
-        threshold: runs.apply(lambda run, at_least=threshold: run.loc[run[metric] >= at_least, "epoch"].min())
-        for threshold in thresholds
-    }
-    table = pd.concat(first, names=["threshold"]).astype("Int64").unstack("labels")
-    return table.rename_axis(columns=None).reset_index()
+    reached = [
+        table.assign(threshold=least, epoch=table["epoch"].where(table[metric] >= least)) for least in thresholds
+    ]
+    first = pd.concat(reached).groupby(["threshold", "split", "labels"])["epoch"].min().astype("Int64")
+    return first.unstack("labels").rename_axis(columns=None).reset_index()
 
 
 def reliability(runs: list[Run]) -> pd.DataFrame:
@@ -66,25 +60,17 @@ def reliability(runs: list[Run]) -> pd.DataFrame:
     tables = []
     for arm in dict.fromkeys(run.spec.labels for run in runs):
         own = [run for run in runs if run.spec.labels == arm]
-        leading = [np.eye(run.truth.shape[1])[run.truth.argmax(axis=1)] for run in own]
-        for against, truths in (("soft truth", [run.truth for run in own]), ("one-hot truth", leading)):
-            pairs = [(truth, run.predicted) for truth, run in zip(truths, own, strict=True)]
-            bins = pd.DataFrame(pooled_reliability(pairs)._asdict())
+        truth, predicted = np.concatenate([run.truth for run in own]), np.concatenate([run.predicted for run in own])
+        leading = np.eye(truth.shape[1])[truth.argmax(axis=1)]
+        for against, rows in (("soft truth", truth), ("one-hot truth", leading)):
+            bins = pd.DataFrame(reliability_bins(rows, predicted)._asdict())
             tables.append(bins[bins["size"] > 0].assign(labels=arm, against=against))
     return pd.concat(tables, ignore_index=True)
 
 
-def by_arm(rows: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """Return mean and standard deviation of metrics over the splits, one row a kind of label."""
-    return rows.groupby("labels")[metrics].agg(["mean", "std"])
-
-
-def differences(rows: pd.DataFrame, metrics: list[str], test_share: float = significance.TEST_SHARE) -> pd.DataFrame:
+def differences(rows: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Return soft minus hard in each metric, see `significance.paired`; one row a metric."""
-    tables = [
-        significance.paired(rows.assign(metric=name), name, ["metric"], test_share=test_share) for name in metrics
-    ]
-    return pd.concat(tables).set_index("metric")
+    return pd.concat([paired(rows.assign(metric=name), name, ["metric"]) for name in metrics]).set_index("metric")
 
 
 def better(gaps: pd.DataFrame, metrics: Mapping[str, Metric] = METRICS) -> set[tuple[str, str]]:
@@ -93,8 +79,6 @@ def better(gaps: pd.DataFrame, metrics: Mapping[str, Metric] = METRICS) -> set[t
     That is where the interval excludes zero: never with a single split, a tie, or a metric of which neither
     side is better.
     """
-    signs = {name: metrics[name].better if name in metrics else 0 for name in gaps.index}
-    shown = gaps[(gaps["low"] > 0) | (gaps["high"] < 0)]
-    return {
-        ("soft" if signs[name] * row["mean"] > 0 else "hard", name) for name, row in shown.iterrows() if signs[name]
-    }
+    shown = gaps.loc[(gaps["low"] > 0) | (gaps["high"] < 0), "mean"]
+    signed = {name: metrics[name].better * mean for name, mean in shown.items() if name in metrics}
+    return {("soft" if mean > 0 else "hard", name) for name, mean in signed.items() if mean}

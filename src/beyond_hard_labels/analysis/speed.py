@@ -1,14 +1,13 @@
 """The published measurements of the benchmarks as numbers; ``python -m benchmarks`` writes them."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 
 from beyond_hard_labels.base import paths
 from beyond_hard_labels.base.errors import InputError
 
-_SIDES = [(side, part) for side in ("ours", "peer") for part in ("median", "low", "high", "repeats")]
+_LINE = ["what", "against", "unit", "ratio", "at_least", "reached"]
 
 
 def rows() -> pd.DataFrame:
@@ -25,25 +24,23 @@ def rows() -> pd.DataFrame:
 def lines() -> pd.DataFrame:
     """Return one row a comparison.
 
-    Columns: ``row``, ``what``, ``against``, ``unit``; ``ours``, ``ours_low``, ``ours_high``, ``ours_repeats`` and so
-    for ``peer``: median, least, greatest and number of measurements; ``ratio``, how many times faster or smaller
-    ours is; ``at_least``, the target, NaN for none; ``reached``, None without a target.
+    Columns: ``row``, ``what``, ``against``, ``unit``; ``ours`` and ``peer``, the medians; ``ratio``, how many times
+    faster or smaller ours is; ``at_least``, the target, NaN for none; ``reached``, None without a target.
     """
     found = []
     for row in rows().query("measured")["row"]:
         for line in _read(f"{row}.json")["lines"]:
             try:
-                sides = {f"{side}_{part}".removesuffix("_median"): line[side][part] for side, part in _SIDES}
-                kept = {name: line[name] for name in ("what", "against", "unit", "ratio", "at_least", "reached")}
+                sides = {side: line[side]["median"] for side in ("ours", "peer")}
+                found.append({"row": row} | {name: line[name] for name in _LINE} | sides)
             except (KeyError, TypeError) as error:
                 raise InputError(f"{row}.json: a line has no {error}; make bench ROWS={row} writes it again") from error
-            found.append({"row": row} | kept | sides)
-    return pd.DataFrame(found).astype({"at_least": float}) if found else pd.DataFrame({"row": []})
+    return pd.DataFrame(found, columns=["row", *_LINE, "ours", "peer"]).astype({"at_least": float})
 
 
 def _read(name: str):
-    path: Path = paths.published_folder() / "bench" / name
+    path = paths.published_folder() / "bench" / name
     try:
         return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} cannot be read: {error}; make bench ROWS={path.stem} writes it again") from error

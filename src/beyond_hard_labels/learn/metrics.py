@@ -93,12 +93,6 @@ class Reliability(NamedTuple):
     agreement: np.ndarray
 
 
-def pooled_reliability(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Reliability:
-    """Return the reliability of several runs' (truth, predicted) pairs taken together."""
-    truth, predicted = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    return reliability_bins(truth, predicted)
-
-
 def reliability_bins(truth: np.ndarray, predicted: np.ndarray, n_bins: int = 10) -> Reliability:
     """Return what a reliability diagram shows, one entry a bin; see `calibration_error`."""
     guess = predicted.argmax(axis=1)
@@ -157,11 +151,6 @@ METRICS = {
 }
 
 
-def score(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return every metric of `METRICS` by name."""
-    return {name: metric.function(truth, predicted) for name, metric in METRICS.items()}
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return float64 probabilities of logits (N, K); rows sum to 1."""
     z = logits.astype(np.float64)
@@ -172,13 +161,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """Return the temperature T that makes softmax(logits / T) fit the truth best, within [0.05, 100].
 
-    It minimises the cross-entropy (Guo et al. 2017) and leaves the predicted class alone. The
-    cross-entropy is convex in 1 / T, so there is one minimum.
-
-    Parameters
-    ----------
-    logits, truth : np.ndarray
-        (N, K), of images that are not scored afterwards; rows of `truth` sum to 1 and may be one-hot.
+    It minimises the cross-entropy (Guo et al. 2017) and leaves the predicted class alone. The cross-entropy is
+    convex in 1 / T, so there is one minimum. Both are (N, K), of images that are not scored afterwards; rows of
+    the truth may be one-hot.
     """
     from scipy import optimize, special  # here, since every process imports this module and few fit anything
 
@@ -193,15 +178,10 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 def noise_floor(votes: np.ndarray) -> float:
     """Return the KL(shares of the votes || distribution) that remains for a model that knows the distribution.
 
-    To first order it is (support - 1) / (2 m) for m votes, averaged over the images. That assumes that
-    votes are independent draws from the image's own distribution, and takes the classes that got a
-    vote for its support, which leaves out classes too rare to be seen. Ten votes on two classes and
-    ten on one give (0.05 + 0) / 2 = 0.025.
-
-    Parameters
-    ----------
-    votes : np.ndarray
-        int (N, K), votes per class.
+    To first order it is (support - 1) / (2 m) for m votes, averaged over the images of int votes (N, K). That
+    assumes that votes are independent draws from the image's own distribution, and takes the classes that got a
+    vote for its support, which leaves out classes too rare to be seen. Ten votes on two classes and ten on one
+    give (0.05 + 0) / 2 = 0.025.
     """
     return float((((votes > 0).sum(axis=1) - 1) / (2 * votes.sum(axis=1))).mean())
 

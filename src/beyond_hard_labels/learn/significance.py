@@ -20,8 +20,8 @@ class Interval(NamedTuple):
     p: float
 
 
-def corrected_t(differences, test_share: float = TEST_SHARE, *, level: float = 0.95) -> Interval:
-    """Return the corrected resampled t interval of paired differences over random splits.
+def corrected_t(differences, test_share: float = TEST_SHARE) -> Interval:
+    """Return the corrected resampled t interval of paired differences over random splits, with a coverage of 95 %.
 
     Random splits of one set share their images, so the variance of the mean is larger than J
     independent splits would have; Nadeau and Bengio (2003) replace 1/J by 1/J + n_test/n_train.
@@ -33,8 +33,6 @@ def corrected_t(differences, test_share: float = TEST_SHARE, *, level: float = 0
     test_share : float
         n_test / n_train; 1/3 for a 60/20/20 split, also where a share of its training images is left
         out: that lowers what splits have in common, and the correction need not grow.
-    level : float
-        Coverage, in (0, 1).
 
     Returns
     -------
@@ -42,28 +40,25 @@ def corrected_t(differences, test_share: float = TEST_SHARE, *, level: float = 0
         NaN bounds with fewer than two splits, since one split says nothing of its own spread.
     """
     d = np.asarray(differences, np.float64)
-    return Interval(
-        *(float(x) for x in intervals(d.mean(), d.std(ddof=1) if len(d) > 1 else 0.0, len(d), test_share, level))
-    )
+    deviation = d.std(ddof=1) if len(d) > 1 else 0.0
+    return Interval(*map(float, intervals(d.mean(), deviation, len(d), test_share)))
 
 
-def intervals(mean, deviation, n, test_share: float, level: float) -> tuple:
+def intervals(mean, deviation, n, test_share: float) -> tuple:
     """Return mean, bounds and p of many differences at once, each from n splits; NaN where n < 2."""
     from scipy import stats  # here, since it takes as long to import as all the rest
 
     mean, deviation, n = (np.asarray(x, np.float64) for x in (mean, deviation, n))
     freedom = np.where(n > 1, n - 1, np.nan)
     error = np.sqrt(1 / n + test_share) * deviation
-    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    half = stats.t.ppf(0.975, freedom) * error
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf(np.abs(mean) / error, freedom)
     p = np.where(error > 0, p, np.where(n > 1, (mean == 0).astype(float), np.nan))
     return mean, mean - half, mean + half, p
 
 
-def paired(
-    rows: pd.DataFrame, metric: str, by: list[str], *, test_share: float = TEST_SHARE, level: float = 0.95
-) -> pd.DataFrame:
+def paired(rows: pd.DataFrame, metric: str, by: list[str], *, test_share: float = TEST_SHARE) -> pd.DataFrame:
     """Return soft minus hard in a metric with its corrected interval, one row a cell.
 
     Parameters
@@ -74,7 +69,7 @@ def paired(
         A column.
     by : list of str
         Columns that make up a cell, at least one.
-    test_share, level : float
+    test_share : float
         See `corrected_t`.
 
     Returns
@@ -90,7 +85,7 @@ def paired(
     cells = arms.groupby(level=by, sort=True)
     table = cells[["hard", "soft"]].mean()
     table["mean"], table["sd"], n = cells["difference"].mean(), cells["difference"].std(), cells.size()
-    _, table["low"], table["high"], table["p"] = intervals(table["mean"], table["sd"].fillna(0.0), n, test_share, level)
+    _, table["low"], table["high"], table["p"] = intervals(table["mean"], table["sd"].fillna(0.0), n, test_share)
     table = table.assign(n=n, detectable=(table["high"] - table["low"]) / 2)
     return table.rename_axis(columns=None).reset_index()
 
@@ -109,12 +104,12 @@ def holm(p) -> np.ndarray:
     return adjusted
 
 
-def least_shown(n_splits: int, n_cells: int, *, test_share: float = TEST_SHARE, level: float = 0.05) -> float:
+def least_shown(n_splits: int, n_cells: int, *, test_share: float = TEST_SHARE) -> float:
     """Return how many of its standard deviations over the splits a difference must have to be shown.
 
-    That is where the corrected test of the surest of so many cells reaches the level after Holm's
-    correction. Five splits and one cell need 2.03, three splits and ten cells 11.50.
+    That is where the corrected test of the surest of so many cells reaches 5 % after Holm's correction. Five
+    splits and one cell need 2.03, three splits and ten cells 11.50.
     """
     from scipy import stats
 
-    return float(stats.t.ppf(1 - level / 2 / n_cells, n_splits - 1) * np.sqrt(1 / n_splits + test_share))
+    return float(stats.t.ppf(1 - 0.05 / 2 / n_cells, n_splits - 1) * np.sqrt(1 / n_splits + test_share))

@@ -8,21 +8,10 @@ from beyond_hard_labels.base.errors import InputError
 def tsne(features: np.ndarray, *, perplexity: float, iterations: int, seed: int = 0) -> np.ndarray:
     """Map features to the plane: float64 (N, 2).
 
-    As in the paper (section 2) perplexity and iterations are arguments, 30 and 5,000 there.
-    Barnes-Hut with exact neighbours and a start from the first two principal components, so that a
-    map is stable over threads and the two arms' maps begin alike; the first 250 iterations
-    exaggerate 12-fold, as is usual.
-
-    Parameters
-    ----------
-    features : np.ndarray
-        (N, F), N greater than three times the perplexity.
-    perplexity : float
-        Effective number of neighbours.
-    iterations : int
-        Gradient steps in all, exaggerated ones included.
-    seed : int
-        Seed of the jitter in the start.
+    Of features (N, F), N greater than three times the perplexity, the effective number of neighbours. The paper
+    (section 2) has a perplexity of 30 and 5,000 iterations, which are all gradient steps. Barnes-Hut with exact
+    neighbours and a start from the first two principal components, with jitter by the seed, so that a map is stable
+    over threads and the two arms' maps begin alike; the first 250 iterations exaggerate 12-fold, as is usual.
     """
     import openTSNE
 
