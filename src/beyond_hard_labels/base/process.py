@@ -60,7 +60,7 @@ def stoppable() -> Iterator[None]:
 
 
 def is_stoppable() -> bool:
-    """Return whether this process waits for a word to stop, see `stoppable`."""
+    """Return whether this process is within `stoppable`."""
     return signal.getsignal(signal.SIGTERM) is _on_signal
 
 

@@ -42,7 +42,6 @@ def export(data: LabelledImages, folder: Path, *, n_votes: int, seed: int, name:
     target = Path(folder) / name
     if target.exists():
         raise InputError(f"{target} exists already; name another folder or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
     fold = stream("folds", seed).permutation(np.arange(len(data.ids)) % N_FOLDS) + 1
     paths = [f"{name}/fold{number}/{image_id}.png" for number, image_id in zip(fold, data.ids, strict=True)]
     sets = []
@@ -53,6 +52,7 @@ def export(data: LabelledImages, folder: Path, *, n_votes: int, seed: int, name:
         ]
         about = {"name": f"INVALID{annotator}", "dataset_name": name, "user_mail": "INVALID", "annotation_time": 0.0}
         sets.append(json.dumps(about | {"annotations": annotations}))  # as text, which takes less memory
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
         for number in range(1, N_FOLDS + 1):
             (Path(temporary) / name / f"fold{number}").mkdir(parents=True)
@@ -71,17 +71,8 @@ def read(archive: zipfile.ZipFile, name: str, class_names: tuple[str, ...] | Non
     more for each time that a set rates an image again. Rows are in the order of a hash of the ids, so that the
     first of them are a sample of the whole: the order of names is that of folds and classes.
 
-    Parameters
-    ----------
-    archive : zipfile.ZipFile
-        Open for reading. Its folder of the set is called `name`, a # in it apart.
-    class_names : tuple of str, optional
-        All classes; by default the labels that occur, sorted.
-
-    Raises
-    ------
-    InputError
-        At the first fault, with its place.
+    Its folder in the archive is called `name`, a # in it apart; without `class_names`, classes are the labels
+    that occur, sorted. The first fault is an `InputError` with its place.
     """
     notes, members = _members(archive, name)
     ids = sorted(members, key=lambda image_id: hashlib.sha256(image_id.encode()).digest())

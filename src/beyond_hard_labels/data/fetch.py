@@ -18,8 +18,6 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.data import formats, known, sets
 from beyond_hard_labels.data.known import Published
 
-RETRIES = 2  # of a download
-
 
 def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) -> bool:
     """Put a published set into the data cache, whole or not at all; return False if one of its name is there already.
@@ -37,8 +35,7 @@ def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) 
     Raises
     ------
     InputError
-        If a file cannot be got, is another than the one expected, or holds something else than the set,
-        and if the cache cannot be written to.
+        If a file cannot be got, or is not the one expected, and if the cache cannot be written to.
     """
     if name not in known.SETS:
         raise InputError(f"there is no published set '{name}', expected one of {', '.join(known.SETS)}")
@@ -135,9 +132,7 @@ def _download(address: str, path: Path) -> Path:
 
     headers = {"User-Agent": f"beyond-hard-labels/{__version__}", "Accept-Encoding": "identity"}
     seconds = 0.5 if sys.stderr.isatty() else 30
-    shelf = pooch.create(
-        path.parent, "", registry={path.name: None}, urls={path.name: address}, retry_if_failed=RETRIES
-    )
+    shelf = pooch.create(path.parent, "", registry={path.name: None}, urls={path.name: address}, retry_if_failed=2)
     with tqdm(total=1, unit="B", unit_scale=True, mininterval=seconds) as bar:
         request = pooch.HTTPDownloader(bar, 1 << 18, headers=headers, timeout=30, hooks={"response": as_it_is})
         try:

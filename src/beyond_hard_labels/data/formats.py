@@ -31,10 +31,7 @@ _BATCH = "cifar-10-batches-bin/test_batch.bin"
 def read(published: Published, paths: list[Path]) -> dict[str, np.ndarray]:
     """Return the arrays of a set, see `sets`, from its files in the order in which it names them.
 
-    Raises
-    ------
-    InputError
-        If a file is broken, hostile, or holds something else than the set.
+    A file that is broken, hostile, or holds something else than the set is an `InputError`.
     """
     of_its_own = {"cifar10h": _cifar10h, "fashion_mnist_h": _fashion_mnist_h}
     if published.name in of_its_own:

@@ -24,23 +24,19 @@ _SHOWN_FAULTS = 20
 def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int) -> Path:
     """Make a set of a folder of images and a CSV file of votes, whole or not at all; return its file.
 
-    Images are turned as their EXIF data say and resized to a square with antialiasing (bilinear),
-    width and height each on its own: nothing is cropped and proportions change. Transparency is
-    dropped. The set is grey if all files are. Rows are in the order of the images' names.
+    Images are turned as their EXIF data say and resized to a square of `image_size` pixels with antialiasing
+    (bilinear), width and height each on its own: nothing is cropped and proportions change. Transparency is
+    dropped. The set is grey if all files are. Rows are in the order of the images' names. A set of that name
+    made before is replaced.
 
     Parameters
     ----------
-    name : str
-        Of the set; one of that name made before is replaced.
     votes_csv : Path
         Either one row a vote, with the columns ``image`` and ``label``; further ones are left out. Classes
         are the labels that occur, in alphabetical order, or by size if all are numbers. Or one row an
-        image, with ``image`` and one column of counts a class. Which of both is told by the column
-        ``label``. An image is named relative to the folder.
+        image, with ``image`` and one column of counts a class. The column ``label`` tells which of both.
     image_folder : Path
-        Every image file in it needs votes; other files are passed over.
-    image_size : int
-        Pixels a side.
+        Images are named relative to it. Every image file in it needs votes; other files are passed over.
 
     Raises
     ------
@@ -166,9 +162,8 @@ def own_or_example(
     else:
         table, folder = Path(votes_csv), Path(image_folder)
     digest = hashlib.sha256(str(image_size).encode())
-    for file in [table, *sorted(folder.rglob("*"))]:  # what is missing is named when the set is made
-        if file.is_file():
-            digest.update(f"{file.name if file == table else file.relative_to(folder)}{files.checksum(file)}".encode())
+    for file in filter(Path.is_file, [table, *sorted(folder.rglob("*"))]):  # what is missing is named later
+        digest.update(f"{file.name if file == table else file.relative_to(folder)}{files.checksum(file)}".encode())
     return f"own-{digest.hexdigest()[:8]}", table, folder
 
 

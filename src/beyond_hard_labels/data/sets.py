@@ -18,6 +18,7 @@ cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into whic
 cache may be read-only, and no file beside a set is needed.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -92,10 +93,9 @@ def fingerprint(name: str) -> str:
 
 def is_here(name: str) -> bool:
     """Return whether a set's file is on this machine."""
-    try:
+    with contextlib.suppress(InputError):
         return locate(name).is_file()
-    except InputError:
-        return False
+    return False
 
 
 reads.KINDS["set"] = lambda name: fingerprint(name) if is_here(name) else None
@@ -114,11 +114,8 @@ def record(path: Path) -> dict:
 def read(name: str, n_images: int | None = None) -> LabelledImages:
     """Return a set, or its first `n_images`; the truth is the share of the votes.
 
-    Raises
-    ------
-    InputError
-        If there is no such set, or its file is broken or holds something else; file and place are
-        named. Nothing is ever unpickled.
+    A set that is not here, and a file that is broken or holds something else, are an `InputError` with file
+    and place. Nothing is ever unpickled.
     """
     data = _read(*_state(locate(name)))
     rows = ("images", "truth", "ids", "votes", "ratings", "fold", "official")
