@@ -21,7 +21,6 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import TimeUp, tell
 
 _SEAL = "seal"
-_DIGEST = hashlib.sha256().digest_size
 
 
 class Damaged(InputError):
@@ -169,8 +168,8 @@ def write_sealed(path: Path, content: bytes) -> None:
 def read_sealed(path: Path) -> bytes:
     """Return the content of such a file; raise `Damaged` if one bit of it is another."""
     found = path.read_bytes()
-    content, digest = found[:-_DIGEST], found[-_DIGEST:]
-    if hashlib.sha256(content).digest() != digest:
+    content = found[:-32]
+    if found != content + hashlib.sha256(content).digest():
         raise Damaged(f"{path} is not as it was written")
     return content
 

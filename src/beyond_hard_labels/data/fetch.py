@@ -66,8 +66,9 @@ def about(name: str) -> dict:
     checksum, found = sets.fingerprint(name), sets.record(sets.locate(name))
     if found.get("made") != checksum:
         found = {}  # it is of another file
-    if published := known.of_file(checksum):
-        found |= published.attribution | {"pixels": published.pixels[checksum]}
+    for published in known.SETS.values():
+        if checksum in published.pixels:
+            found |= published.attribution | {"pixels": published.pixels[checksum]}
     return found
 
 

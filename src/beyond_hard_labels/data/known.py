@@ -29,11 +29,6 @@ class Published:
         return {"title": self.title, "licence": self.licence, "citation": self.citation}
 
 
-def of_file(checksum: str) -> Published | None:
-    """Return the set that a file with this SHA-256 is known to hold, if any."""
-    return next((published for published in SETS.values() if checksum in published.pixels), None)
-
-
 SETS = {
     name: Published(
         name=name,
