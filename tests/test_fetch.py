@@ -26,7 +26,6 @@ from conftest import TINY, set_options
 
 SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")}
 GOOD = archives.micebone()[0]
-NOTES = "MiceBone/annotations.json"
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +59,10 @@ def mice(shelf, **changes):
     return (sha256(archives.pack(shelf / "MiceBone.zip", GOOD, **changes)),)
 
 
-def pigs(shelf):
-    archives.pack(shelf / "Pig.zip", {name.replace("MiceBone", "Pig"): content for name, content in GOOD.items()})
+def pigs(shelf, **changes):
+    """Put a small set of pigs on the shelf, of which no checksum is published; return its checksum."""
+    members = {name.replace("MiceBone", "Pig"): content for name, content in GOOD.items()}
+    return sha256(archives.pack(shelf / "Pig.zip", members, **changes))
 
 
 # A set of the benchmark, from the server to the study
@@ -73,6 +74,8 @@ def test_micebone_is_fetched_read_split_and_trained_on(bhl, shelf):
         done = bhl("data", "fetch", "micebone", "--from", url, "--sha256", digest)
         assert done.returncode == 0, done.stderr
         assert all(part in done.stdout for part in (f"{url}/MiceBone.zip", digest, "CC BY-SA 4.0", "Schmarje"))
+        again = bhl("data", "fetch", "micebone")
+        assert "is there already; remove it to fetch it again" in again.stdout
         assert requests == [("/MiceBone.zip", f"beyond-hard-labels/{__version__}")]
     data, truth = sets.read("micebone"), archives.micebone()[1]
     assert data.ratings.tolist() == [truth[image_id][0].tolist() for image_id in data.ids]
@@ -97,19 +100,14 @@ def test_what_is_exported_as_a_zip_is_a_published_set(bhl, tmp_path):
     assert sets.read("dcic-synthetic").ratings.shape == (50, 7)
 
 
-def test_the_same_archive_gives_the_same_file(shelf, tmp_path, monkeypatch):
-    prints = []
+def test_the_same_archive_gives_the_same_file_and_beside_it_lies_where_it_comes_from(shelf, tmp_path, monkeypatch):
+    (digest,), prints = mice(shelf), []
     for place in ("one", "two"):
         monkeypatch.setenv("BHL_DATA_DIR", str(tmp_path / place))
-        fetch.fetch("micebone", str(shelf), mice(shelf))
+        assert fetch.fetch("micebone", str(shelf), (digest,))
         prints.append(sets.fingerprint("micebone"))
+        assert left() == ["micebone.json", "micebone.npz"]
     assert prints[0] == prints[1]
-
-
-def test_beside_a_set_lies_what_it_is_and_where_it_comes_from(shelf):
-    (digest,) = mice(shelf)
-    fetch.fetch("micebone", str(shelf / "MiceBone.zip"), (digest,))
-    assert left() == ["micebone.json", "micebone.npz"]
     about = json.loads((cache() / "micebone.json").read_text())
     assert about["source"] == {"MiceBone.zip": str(shelf / "MiceBone.zip")}
     assert about["sha256"] == {"MiceBone.zip": digest}
@@ -132,7 +130,8 @@ def test_a_set_is_attributed_to_its_publisher_by_checksum_and_not_by_name(shelf,
     checksum = sets.fingerprint("cifar10h")
     monkeypatch.setitem(known.SETS, "cifar10h", replace(known.SETS["cifar10h"], pixels={checksum: "lossless"}))
     assert fetch.about("cifar10h") == known.SETS["cifar10h"].attribution | {"pixels": "lossless"}
-    assert known.of_file(checksum).title == "CIFAR-10H"
+    np.savez_compressed(cache() / "micebone.npz", **np.load(cache() / "micebone.npz"))
+    assert fetch.about("micebone") == {}  # the record is of another file
 
 
 def test_without_a_published_checksum_a_set_is_attributed_if_it_comes_from_the_published_address(shelf, monkeypatch):
@@ -142,16 +141,9 @@ def test_without_a_published_checksum_a_set_is_attributed_if_it_comes_from_the_p
     for path in cache().glob("dcic-pig.*"):
         path.unlink()
     with archives.served(shelf) as (url, _):
-        monkeypatch.setitem(known.SETS, "dcic-pig", replace(known.SETS["dcic-pig"], files={f"{url}/Pig.zip": ""}))
+        monkeypatch.setitem(known.SETS, "dcic-pig", replace(known.SETS["dcic-pig"], files={f"{url}/Pig.zip": None}))
         fetch.fetch("dcic-pig")
     assert fetch.about("dcic-pig")["title"] == "Pig"
-
-
-def test_a_record_of_another_file_says_nothing(shelf):
-    fetch.fetch("micebone", str(shelf), mice(shelf))
-    content = dict(np.load(cache() / "micebone.npz"))
-    np.savez_compressed(cache() / "micebone.npz", **content)
-    assert fetch.about("micebone") == {}
 
 
 # The other published sets
@@ -167,7 +159,7 @@ def idx(array):
 
 def npy(array):
     file = io.BytesIO()
-    np.save(file, array)
+    np.save(file, array, allow_pickle=True)
     return file.getvalue()
 
 
@@ -185,12 +177,6 @@ def tar(members):
     return file.getvalue()
 
 
-def batch(pixels, official):
-    """Return the bytes of a binary batch: label, red plane, green plane, blue plane, image by image."""
-    rows = zip(official, pixels.transpose(0, 3, 1, 2), strict=True)
-    return b"".join(bytes([label]) + planes.tobytes() for label, planes in rows)
-
-
 def stock(shelf, name):
     """Put a small set in its publisher's formats on the shelf; return its votes, pixels and labels."""
     rng = np.random.default_rng(0)
@@ -203,8 +189,10 @@ def stock(shelf, name):
         (shelf / LABELS).write_bytes(gzip.compress(idx(official)))
     else:
         (shelf / COUNTS).write_bytes(npy(counts))
+        rows = zip(official, pixels.transpose(0, 3, 1, 2), strict=True)  # label, red plane, green plane, blue plane
+        batch = b"".join(bytes([label]) + planes.tobytes() for label, planes in rows)
         more = {"cifar-10-batches-bin/data_batch_1.bin": b"x" * 3073, "cifar-10-batches-bin/readme.html": b"x"}
-        (shelf / IMAGES).write_bytes(tar(more | {BATCH: batch(pixels, official)}))
+        (shelf / IMAGES).write_bytes(tar(more | {BATCH: batch}))
     return counts, pixels, official
 
 
@@ -212,10 +200,18 @@ def all_of(shelf):
     return tuple(sha256(path) for path in shelf.iterdir())
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist_h", "cifar10h"])
-def test_votes_and_pixels_come_together_from_their_publishers_formats(name, shelf):
+class Encoding(SimpleHTTPRequestHandler):
+    """A server that calls the compression of a file an encoding."""
+
+    def end_headers(self):
+        self.send_header("Content-Encoding", "gzip")
+        super().end_headers()
+
+
+@pytest.mark.parametrize(("name", "handler"), [("fashion_mnist_h", Encoding), ("cifar10h", SimpleHTTPRequestHandler)])
+def test_votes_and_pixels_come_together_from_their_publishers_formats(name, handler, shelf):
     counts, pixels, official = stock(shelf, name)
-    with archives.served(shelf) as (url, requests):
+    with archives.served(shelf, handler) as (url, requests):
         fetch.fetch(name, url, all_of(shelf))
     assert len(requests) == len(known.SETS[name].files)
     data = sets.read(name)
@@ -228,52 +224,40 @@ def test_votes_and_pixels_come_together_from_their_publishers_formats(name, shel
     assert study.plan("smoke", dataset=name).shared["image_size"] == pixels.shape[1]
 
 
-def objects():
-    file = io.BytesIO()
-    np.save(file, np.array([{}] * 30, object), allow_pickle=True)
-    return file.getvalue()
-
-
 ZEROS = np.zeros((30, 28, 28), np.uint8)
 OTHERS = {  # a file, its content or a change of it, and what is said of it
-    "a row of nine": (VOTES, b"1,2,3,4,5,6,7,8,9\n", f"{VOTES}, line 1: '1,2,3,4,5,6,7,8,9', expected ten counts"),
-    "a table of shares": (VOTES, b"0.5,0.5,0,0,0,0,0,0,0,0\n", "line 1: '0.5,0.5"),
-    "votes of fewer images": (VOTES, b"1,2,3,4,5,6,7,8,9,0\n", "counts is int64 (1, 10) of 0 to 9, expected (30, 10)"),
-    "pixels for labels": (LABELS, gzip.compress(idx(ZEROS[:3])), f"{LABELS} holds 2368 bytes that begin with"),
-    "fewer pixels than said": (
-        PIXELS,
-        gzip.compress(idx(ZEROS)[:-1]),
-        "expected an IDX file of bytes with 3 dimension",
-    ),
-    "a label of no class": (
-        LABELS,
-        gzip.compress(idx(np.full(30, 10, np.uint8))),
-        "labels is int64 (30,) of 10 to 10, ",
-    ),
-    "a gzip bomb": (PIXELS, lambda _: gzip.compress(bytes(20_000_000)), f"{PIXELS} holds more than 7840016 bytes"),
-    "a gzip file cut short": (PIXELS, lambda whole: whole[:9000], f"{PIXELS} is not a gzip file, or not a whole one"),
-    "a pickle": (COUNTS, objects(), f"{COUNTS} is not an array of NumPy: Object arrays cannot be loaded"),
-    "a broken header": (COUNTS, lambda whole: whole.replace(b"}", b"\x00"), f"{COUNTS} is not an array of NumPy"),
+    "a row of nine": (VOTES, b"1,2,3,4,5,6,7,8,9\n", "expected (N, 10), one column a class"),
+    "a short row": (VOTES, b"1,2\n3\n", f"{VOTES} cannot be read as a table of whole numbers"),
+    "a table of shares": (VOTES, b"0.5,0.5,0,0,0,0,0,0,0,0\n", f"{VOTES} cannot be read as a table of whole numbers"),
+    "too much": (VOTES, b"9" * 30 + b",0,0,0,0,0,0,0,0,0\n", f"{VOTES} cannot be read as a table of whole numbers"),
+    "votes of fewer images": (VOTES, b"1,2,3,4,5,6,7,8,9,0\n", "truth is (1, 10), expected 30 rows"),
+    "pixels for labels": (LABELS, gzip.compress(idx(ZEROS[:3])), f"{LABELS} cannot be read as a gzipped IDX file"),
+    "fewer pixels than said": (PIXELS, gzip.compress(idx(ZEROS)[:-1]), "IDX file of bytes with 3 dimension"),
+    "a label of no class": (LABELS, gzip.compress(idx(np.full(30, 10, np.uint8))), "labels is int64 (30,), expected"),
+    "a gzip bomb": (PIXELS, lambda _: gzip.compress(bytes(20_000_000)), f"{PIXELS}: it holds more than 7840016 bytes"),
+    "a gzip file cut short": (PIXELS, lambda whole: whole[:9000], f"{PIXELS} cannot be read as a gzipped IDX file"),
+    "a pickle": (COUNTS, npy(np.array([{}] * 30, object)), "as an array of NumPy: Object arrays cannot be loaded"),
+    "a broken header": (COUNTS, lambda whole: whole.replace(b"}", b"\x00"), f"{COUNTS} cannot be read as an array of"),
     "an array without end": (
         COUNTS,
         lambda whole: whole.replace(b"(30, 10), }      ", b"(30000000000, 10)}"),
-        f"{COUNTS} is not an array of NumPy",
+        f"{COUNTS} cannot be read as an array of NumPy",
     ),
-    "shares for counts": (COUNTS, npy(np.full((30, 10), 0.1)), "counts: votes must be whole numbers"),
-    "a batch of another row": (IMAGES, tar({BATCH: bytes(3073 * 30 + 1)}), f"{BATCH} has 92191 bytes, expected rows"),
-    "too many images": (IMAGES, lambda _: tar({BATCH: bytes(3073 * 10_001)}), "[30733073], expected one of at most"),
+    "shares for counts": (COUNTS, npy(np.full((30, 10), 0.1)), "votes must be whole numbers"),
+    "a batch of another row": (IMAGES, tar({BATCH: bytes(3073 * 30 + 1)}), "[92191], expected one of 1 to 10000 rows"),
+    "too many images": (IMAGES, lambda _: tar({BATCH: bytes(3073 * 10_001)}), "[30733073], expected one of 1 to 10000"),
     "the Python edition": (
         IMAGES,
         tar({"cifar-10-batches-py/test_batch": b"x"}),
         f"sizes of {BATCH}: [], expected one",
     ),
-    "a path out of a tar": (IMAGES, tar({"../x": b"x"}), f"{IMAGES}: '../x' is a path that leaves the archive"),
+    "a path out of a tar": (IMAGES, tar({"../x": b"x"}), f"{IMAGES}: '../x' is a path out of the archive"),
     "a link in a tar": (IMAGES, tar({BATCH: [tarfile.SYMTYPE]}), f"'{BATCH}' is a link or a device"),
     "a device in a tar": (IMAGES, tar({"zero": [tarfile.CHRTYPE]}), "'zero' is a link or a device"),
     "a tar cut short": (
         IMAGES,
         lambda whole: gzip.compress(gzip.decompress(whole)[:30_000]),
-        f"{IMAGES} is not a tar archive, or not a whole one",
+        f"{IMAGES} cannot be read as a gzipped tar archive",
     ),
 }
 
@@ -308,39 +292,32 @@ def flipped(content, place, bits):
 
 MICE = archives.pack(io.BytesIO(), GOOD).getvalue()
 BOMB = "MiceBone/fold1/bomb.png"
-TEN_MILLION = (10_000_000).to_bytes(4, "little")
+TEN_MILLION, HUNDRED = (10_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little")
+FIRST = next(iter(GOOD))
+LIES = archives.pack(io.BytesIO(), GOOD, **{FIRST: bytes(10_000_000)}).getvalue().replace(TEN_MILLION, HUNDRED)
 LINK, DEVICE = stat.S_IFLNK | 0o777, stat.S_IFCHR | 0o666
 HOSTILE = {
-    "a path that leaves it": (
-        with_member("../evil.png"),
-        "MiceBone.zip: '../evil.png' is a path that leaves the archive",
-    ),
-    "one by backslashes": (with_member("a\\..\\..\\evil.png"), "is a path that leaves the archive"),
-    "an absolute path": (with_member("/tmp/evil.png"), "'/tmp/evil.png' is an absolute path"),
-    "a path with a drive": (with_member("C:/evil.png"), "'C:/evil.png' is an absolute path"),
+    "a path that leaves it": (with_member("../evil.png"), "MiceBone.zip: '../evil.png' is a path out of the archive"),
+    "one by backslashes": (with_member("a\\..\\..\\evil.png"), "is a path out of the archive"),
+    "an absolute path": (with_member("/tmp/evil.png"), "'/tmp/evil.png' is a path out of the archive"),
+    "a path with a drive": (with_member("C:/evil.png"), "'C:/evil.png' is a path out of the archive"),
     "control characters": (with_member("\x1b[2Jx"), "'\\x1b[2Jx' is a name that cannot be printed"),
     "a member without a name": (with_member("xyz").replace(b"xyz", b"\x00yz"), "'' is a name that cannot be printed"),
-    "a link": (
-        with_member("MiceBone/fold1/x.png", b"/etc/passwd", LINK),
-        "'MiceBone/fold1/x.png' is a link or a device",
-    ),
+    "a link": (with_member("MiceBone/fold1/x.png", b"/etc/passwd", LINK), "fold1/x.png' is a link or a device"),
     "a device": (with_member("zero", b"", DEVICE), "'zero' is a link or a device"),
     "an encrypted member": (flipped(MICE, MICE.index(b"PK\x01\x02") + 8, 1), " is encrypted, or "),
     "a method with no bound": (
         with_member("x.png", compress_type=zipfile.ZIP_LZMA),
-        "'x.png' is encrypted, or compressed but not by deflate",
+        "'x.png' is encrypted, or compres",
     ),
     "an image of megabytes": (
         with_member(BOMB, bytes(5_000_000)),
         f"'{BOMB}' is 5000000 bytes large, expected at most",
     ),
-    "a bomb whose headers lie": (
-        with_member(BOMB, bytes(10_000_000), compress_type=8).replace(TEN_MILLION, (100).to_bytes(4, "little")),
-        f"{BOMB}: the image cannot be read: Bad CRC-32",
-    ),
-    "an archive cut short": (MICE[:50_000], "MiceBone.zip is not a zip archive, or not a whole one"),
-    "a changed byte": (flipped(MICE, 2000, 255), f"{next(iter(GOOD))}: the image cannot be read: "),
-    "an empty file": (b"", "MiceBone.zip is not a zip archive"),
+    "a bomb whose headers lie": (LIES, f"{FIRST}: the image cannot be read: Bad CRC-32"),
+    "an archive cut short": (MICE[:50_000], "MiceBone.zip cannot be read as a zip archive: "),
+    "a changed byte": (flipped(MICE, 2000, 255), f"{FIRST}: the image cannot be read: "),
+    "an empty file": (b"", "MiceBone.zip cannot be read as a zip archive"),
     "no members": (archives.pack(io.BytesIO(), {}).getvalue(), "MiceBone.zip: it holds no annotations.json, expected"),
 }
 
@@ -352,7 +329,6 @@ def test_a_hostile_archive_is_refused_and_nothing_is_left(content, message, shel
     with pytest.raises(InputError) as raised:
         fetch.fetch("micebone", str(shelf), all_of(shelf))
     assert message in str(raised.value)
-    assert left() == []
     assert sorted(path for path in tmp_path.rglob("*") if path not in (cache(), cache() / ".micebone.lock")) == before
 
 
@@ -392,31 +368,16 @@ def drop(handler):
     handler.close_connection = True
 
 
-def answer(status):
-    return lambda handler: handler.send_error(status)
-
-
-@pytest.mark.parametrize("fail", [drop, answer(503), answer(429)], ids=["dropped", "busy", "too many"])
-def test_a_download_that_fails_on_the_way_is_tried_again(shelf, fail):
+@pytest.mark.parametrize("fail", [drop, lambda handler: handler.send_error(503)], ids=["dropped", "busy"])
+def test_a_download_that_fails_is_tried_again_and_named_if_that_does_not_help(shelf, fail):
     digests = mice(shelf)
-    with archives.served(shelf, failing(2, fail)) as (url, requests):
-        fetch.fetch("micebone", url, digests)
-    assert len(requests) == 3
-    assert left() == ["micebone.json", "micebone.npz"]
-
-
-@pytest.mark.parametrize(
-    ("fail", "times", "tries"),
-    [(drop, 9, 3), (answer(500), 9, 3), (answer(404), 9, 1), (answer(403), 9, 1)],
-    ids=["dropped", "broken", "not there", "forbidden"],
-)
-def test_a_download_that_fails_for_good_is_named_and_nothing_is_left(shelf, fail, times, tries):
-    digests = mice(shelf)
-    with archives.served(shelf, failing(times, fail)) as (url, requests):
+    with archives.served(shelf, failing(9, fail)) as (url, requests):
         with pytest.raises(InputError, match=rf"{url}/MiceBone\.zip cannot be fetched: .*--from names a copy"):
             fetch.fetch("micebone", url, digests)
-        assert len(requests) == tries
-    assert left() == []
+        assert (len(requests), left()) == (3, [])
+    with archives.served(shelf, failing(2, fail)) as (url, requests):
+        assert fetch.fetch("micebone", url, digests)
+        assert (len(requests), left()) == (3, ["micebone.json", "micebone.npz"])
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://nowhere.invalid", "http://[", "https://127.0.0.1:9/x"])
@@ -426,47 +387,13 @@ def test_an_address_without_a_server_is_named(url):
     assert left() == []
 
 
-@pytest.mark.parametrize(
-    ("page", "title"),
-    [
-        ("<!DOCTYPE html>\n<html><head><title>Just a\n moment ...</title>", "Just a moment ..."),
-        ("<html><body>busy", "without a title"),
-        ('\ufeff<?xml version="1.0"?><!-- x --><!DOCTYPE HTML><TITLE lang="en">Sign\x1b[2J in</TITLE>', "Sign[2J in"),
-    ],
-    ids=["title", "no title", "XHTML"],
-)
-def test_a_page_in_place_of_an_archive_is_recognised(shelf, page, title):
-    (shelf / "MiceBone.zip").write_text(page)
-    with archives.served(shelf) as (url, requests), pytest.raises(InputError) as raised:
-        fetch.fetch("micebone", url)
-    assert str(raised.value) == f"{url}/MiceBone.zip is a page, not an archive: {title}"
-    assert len(requests) == 1
-    with pytest.raises(InputError, match=r"MiceBone\.zip is a page"):  # that was saved for the archive
-        fetch.fetch("micebone", str(shelf))
-    assert left() == []
-
-
-def test_a_file_is_kept_as_it_is_though_the_server_calls_its_compression_an_encoding(shelf):
-    counts, _, _ = stock(shelf, "fashion_mnist_h")
-
-    class Encoding(SimpleHTTPRequestHandler):
-        def end_headers(self):
-            self.send_header("Content-Encoding", "gzip")
-            super().end_headers()
-
-    with archives.served(shelf, Encoding) as (url, _):
-        fetch.fetch("fashion_mnist_h", url, all_of(shelf))
-    assert np.array_equal(sets.read("fashion_mnist_h").votes, counts)
-
-
-def test_a_download_without_an_end_is_stopped(shelf, monkeypatch):
-    digests = mice(shelf)
-    monkeypatch.setattr(formats, "MOST_BYTES", 1000)
-    with (
-        archives.served(shelf) as (url, _),
-        pytest.raises(InputError, match="cannot be fetched: it is larger than 1000 bytes"),
-    ):
-        fetch.fetch("micebone", url, digests)
+@pytest.mark.parametrize("page", ["<!DOCTYPE html>\n<html>", '\ufeff <?xml version="1.0"?>'], ids=["HTML", "XHTML"])
+def test_a_page_in_place_of_an_archive_is_recognised(shelf, page):
+    (shelf / "Pig.zip").write_text(page)
+    with archives.served(shelf) as (url, _):
+        for origin in (url, str(shelf)):
+            with pytest.raises(InputError, match=r"Pig\.zip is a page of the web, and not the file"):
+                fetch.fetch("dcic-pig", origin)
     assert left() == []
 
 
@@ -476,68 +403,32 @@ def test_a_download_without_an_end_is_stopped(shelf, monkeypatch):
 def test_a_file_with_another_checksum_than_the_published_one_is_refused_unless_it_is_named(shelf):
     (digest,) = mice(shelf)
     with archives.served(shelf) as (url, _):
-        with pytest.raises(InputError) as raised:
-            fetch.fetch("micebone", url)
-        assert "is another file than the one published: it is md5:" in str(raised.value)
-        assert "expected md5:8a4026c22f07373f022d9ab4818089ec" in str(raised.value)
-        assert f"add --sha256 {digest}" in str(raised.value)
-        with pytest.raises(InputError, match=r"another file.* add --sha256"):
-            fetch.fetch("micebone", url, ("0" * 64,))
+        for accepted in ((), ("0" * 64,), ("",)):
+            with pytest.raises(InputError) as raised:
+                fetch.fetch("micebone", url, accepted)
+            assert "is another file than the one expected: it is md5:" in str(raised.value)
+            assert "expected md5:8a4026c22f07373f022d9ab4818089ec" in str(raised.value)
+            assert f"add --sha256 {digest}" in str(raised.value)
         assert left() == []
         assert fetch.fetch("micebone", url, (digest.upper(),))
     assert left() == ["micebone.json", "micebone.npz"]
 
 
-def test_without_a_published_checksum_the_first_one_is_kept_and_compared(shelf):
-    pigs(shelf)
-    first = sha256(shelf / "Pig.zip")
-    assert fetch.fetch("dcic-pig", str(shelf))
-    before = (cache() / "dcic-pig.npz").read_bytes()
-    assert fetch.record(cache() / "dcic-pig.npz")["sha256"] == {"Pig.zip": first}
-    with zipfile.ZipFile(shelf / "Pig.zip", "a") as archive:
-        archive.writestr("more.txt", "x")
-    with pytest.raises(InputError, match=f"is another file than the one fetched before: .* expected sha256:{first}"):
-        fetch.fetch("dcic-pig", str(shelf))
-    assert (cache() / "dcic-pig.npz").read_bytes() == before
-    (cache() / "dcic-pig.npz").unlink()
-    with archives.served(shelf) as (url, _), pytest.raises(InputError, match="fetched before"):
-        fetch.fetch("dcic-pig", url)
-    assert fetch.fetch("dcic-pig", str(shelf), (sha256(shelf / "Pig.zip"),))
-    assert fetch.record(cache() / "dcic-pig.npz")["sha256"] == {"Pig.zip": sha256(shelf / "Pig.zip")}
-
-
-def test_a_checksum_that_no_file_has_is_refused(shelf):
-    pigs(shelf)
-    with pytest.raises(InputError, match=f"{'0' * 64}, which is the checksum of none of Pig.zip"):
+def test_without_a_published_checksum_the_one_asked_for_or_the_first_one_counts_ever_after(shelf):
+    first = pigs(shelf)
+    with pytest.raises(InputError, match=f"is another file than the one expected: .*{first}, expected {'0' * 64}"):
         fetch.fetch("dcic-pig", str(shelf), ("0" * 64,))
     assert left() == []
-
-
-def test_a_set_that_is_there_is_not_downloaded_again(bhl, shelf):
-    (digest,) = mice(shelf)
-    with archives.served(shelf) as (url, requests):
-        assert fetch.fetch("micebone", url, (digest,))
-        written = (cache() / "micebone.npz").stat().st_mtime_ns
-        for arguments in ((url,), (url, (digest,)), ()):
-            assert not fetch.fetch("micebone", *arguments)
-        assert len(requests) == 1
-        done = bhl("data", "fetch", "micebone")
-        assert "is there already; remove it to fetch it again" in done.stdout
-        assert all(part in done.stdout for part in (digest, "licence: CC BY-SA 4.0", "citation: "))
-        assert not fetch.fetch("micebone", str(shelf))
-        assert (cache() / "micebone.npz").stat().st_mtime_ns == written
-        (cache() / "micebone.npz").unlink()
-        assert fetch.fetch("micebone", url)
-        assert len(requests) == 2
-
-
-def test_a_refused_archive_leaves_the_set_that_is_there(shelf):
-    fetch.fetch("micebone", str(shelf), mice(shelf))
-    before = {path.name: path.read_bytes() for path in cache().iterdir()}
-    digests = mice(shelf, **{NOTES: b"[]"})
-    with pytest.raises(InputError, match="expected a list of annotation sets"):
-        fetch.fetch("micebone", str(shelf), digests)
-    assert {path.name: path.read_bytes() for path in cache().iterdir()} == before
+    assert fetch.fetch("dcic-pig", str(shelf))
+    assert not fetch.fetch("dcic-pig", str(shelf))
+    (cache() / "dcic-pig.npz").unlink()
+    second = pigs(shelf, more=b"x")
+    with archives.served(shelf) as (url, _):
+        for origin in (url, str(shelf)):
+            with pytest.raises(InputError, match=f"than the one fetched before: .* expected sha256:{first}"):
+                fetch.fetch("dcic-pig", origin)
+    assert fetch.fetch("dcic-pig", str(shelf), (second,))
+    assert sets.record(cache() / "dcic-pig.npz")["sha256"] == {"Pig.zip": second}
 
 
 # Where files come from and go to
@@ -547,7 +438,7 @@ def test_a_refused_archive_leaves_the_set_that_is_there(shelf):
     ("name", "origin", "message"),
     [
         ("mnist", None, "there is no published set 'mnist', expected one of micebone, cifar10h"),
-        ("micebone", "nowhere", r"--from is 'nowhere', expected that file, or a folder that holds MiceBone\.zip"),
+        ("micebone", "nowhere", r"--from is 'nowhere', expected a folder that holds MiceBone\.zip"),
         ("cifar10h", "{shelf}", r"expected a folder that holds cifar10h-counts\.npy and cifar-10-binary\.tar\.gz"),
     ],
 )
@@ -557,13 +448,7 @@ def test_what_cannot_be_found_is_named_with_what_was_expected(shelf, name, origi
     assert left() == []
 
 
-@pytest.mark.parametrize("digest", ["", "abc", "md5:" + "0" * 60, "g" * 64])
-def test_a_checksum_that_is_none_is_refused(digest):
-    with pytest.raises(InputError, match="expected 64 hexadecimal digits"):
-        fetch.fetch("micebone", None, (digest,))
-
-
-@pytest.mark.parametrize("end", ["", "/", "/MiceBone.zip"])
+@pytest.mark.parametrize("end", ["/", "/MiceBone.zip"])
 def test_an_address_may_be_that_of_the_folder_or_of_the_file(shelf, end):
     digests = mice(shelf)
     with archives.served(shelf) as (url, requests):
@@ -580,28 +465,12 @@ def test_a_cache_that_cannot_be_written_to_is_named(bhl, shelf):
     assert "BHL_DATA_DIR names another folder" in done.stderr
 
 
-def test_a_disk_that_is_full_leaves_the_set_that_is_there(shelf, monkeypatch):
-    fetch.fetch("micebone", str(shelf), mice(shelf))
-    before = (cache() / "micebone.npz").read_bytes()
-
-    def full(file, **_):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    digests = mice(shelf, more=b"x")
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(InputError, match="No space left on device"):
-        fetch.fetch("micebone", str(shelf), digests)
-    assert (cache() / "micebone.npz").read_bytes() == before
-    assert left() == ["micebone.json", "micebone.npz"]
-
-
 def test_a_record_that_is_none_is_named(shelf):
     fetch.fetch("micebone", str(shelf), mice(shelf))
-    for text in ("{", "[]", "{}"):
+    for text in ("{", "[1]", '{"made": 1}'):
         (cache() / "micebone.json").write_text(text)
         with pytest.raises(InputError, match=r"micebone\.json is no record of a fetched set, remove it"):
-            fetch.fetch("micebone")
+            sets.record(cache() / "micebone.npz")
 
 
 # What is known of the sets
@@ -612,7 +481,8 @@ def test_a_published_set_states_where_it_is_and_whose_it_is(name):
     source = known.SETS[name]
     for address, checksum in source.files.items():
         assert address.startswith("https://") or checksum
-        assert re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", checksum) or name.startswith("dcic-")
+        assert checksum or name.startswith("dcic-")
+        assert re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|None", str(checksum))
     assert all([*source.attribution.values(), source.words])
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in source.pixels)
     assert (source.name, sets.NAME.fullmatch(name)[0]) == (name, name)
@@ -624,7 +494,6 @@ def test_help_names_every_published_set(bhl):
 
 
 def test_a_machine_without_a_downloader_describes_a_set_and_reads_a_local_one(shelf):
-    mice(shelf)
     program = (
         "import sys\nsys.modules.update(dict.fromkeys(('pooch', 'requests', 'urllib3')))\n"
         "from beyond_hard_labels.cli import main\n"

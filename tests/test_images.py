@@ -5,25 +5,15 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.data import images, shapes
 
 
-def parts(n=1000, split=0):
-    return images.random_split(n, split)
-
-
-def test_a_split_uses_every_image_once_in_the_papers_proportions():
-    split = parts()
-    assert [len(p) for p in split] == [600, 200, 200]
+def test_a_split_uses_every_image_once_in_the_papers_proportions_and_is_its_number_s():
+    split, again, other = (images.random_split(1000, number) for number in (0, 0, 1))
+    assert [len(part) for part in split] == [600, 200, 200]
     assert np.array_equal(np.sort(np.concatenate(split)), np.arange(1000))
-
-
-def test_splits_repeat_for_the_same_number_and_differ_between_numbers():
-    assert all(np.array_equal(a, b) for a, b in zip(parts(), parts(), strict=True))
-    assert not np.array_equal(parts().test, parts(split=1).test)
-
-
-def test_four_images_cannot_be_split():
+    assert all(np.array_equal(a, b) for a, b in zip(split, again, strict=True))
+    assert not np.array_equal(split.test, other.test)
+    assert min(len(part) for part in images.random_split(5, 0)) == 1
     with pytest.raises(InputError, match="4 images"):
         images.random_split(4, 0)
-    assert min(len(p) for p in images.random_split(5, 0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -45,18 +35,15 @@ def test_a_set_that_breaks_the_contract_is_refused(change, message):
 
 
 def test_a_smaller_share_of_training_images_is_part_of_a_larger_one_and_the_rest_stays():
-    split = parts()
+    split = images.random_split(1000, 0)
     thinned = [images.thin(split, share, seed=0) for share in (0.1, 0.33, 1.0)]
     assert [len(part.train) for part in thinned] == [60, 198, 600]
+    assert thinned[0].train.max() > 800  # of the whole set, and not of its beginning
     assert set(thinned[0].train) < set(thinned[1].train) < set(thinned[2].train)
     assert np.array_equal(thinned[2].train, split.train)
     assert all(np.array_equal(part.validation, split.validation) for part in thinned)
     assert all(np.array_equal(part.test, split.test) for part in thinned)
     assert not np.array_equal(images.thin(split, 0.1, seed=1).train, thinned[0].train)
-
-
-def test_a_thinned_split_takes_from_the_whole_set_and_not_from_its_beginning():
-    assert images.thin(parts(), 0.1, seed=0).train.max() > 800
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,8 @@ def test_unequal_votes_are_told_apart_by_their_number():
     assert table.loc[8, "standard_error"] == pytest.approx(np.sqrt(0.25 / 8))
     assert table.loc[8, "entropy"] == pytest.approx(np.log(2) / 2)
     assert table.loc[8, "floor"] == metrics.noise_floor(counts[:2])
-
-
-def test_many_different_numbers_of_votes_are_taken_together_in_quarters():
-    many = labels.by_number(np.random.default_rng(0).integers(1, 40, (200, 3)))
-    assert len(many) == 4
-    assert many["images"].sum() == 200
+    many = labels.by_number(np.random.default_rng(0).integers(1, 40, (200, 3)))  # in quarters
+    assert (len(many), many["images"].sum()) == (4, 200)
     assert (many["most"].to_numpy()[:-1] < many["least"].to_numpy()[1:]).all()
 
 
@@ -59,10 +55,7 @@ def test_counting_complete_raters_only_says_what_it_changes():
     assert table["majority_changed"].to_dict() == {"all": 0.0, "complete": 0.25}
     assert table.loc["complete", "distance"] == pytest.approx(2 * 0.6 / 4)
     assert table.loc["complete", "tied"] == 0.25
-
-
-def test_without_a_complete_rater_only_all_of_them_are_counted():
-    assert labels.by_raters(np.array([[0, -1], [-1, 1]]), 2)["raters"].tolist() == ["all"]
+    assert labels.by_raters(np.array([[0, -1], [-1, 1]]), 2)["raters"].tolist() == ["all"]  # none is complete
 
 
 def test_the_crowd_is_held_against_the_official_label_class_by_class():

@@ -20,7 +20,6 @@ from beyond_hard_labels.learn import metrics
 from beyond_hard_labels.runs import ensure, execute, inputs, publish, sections, store, study
 from conftest import ROOT, TINY, remade
 
-CHAPTER = ROOT / "notebooks" / "06_real_votes.ipynb"
 SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
 
 
@@ -54,12 +53,6 @@ def put(name, *, n=60, side=28, colour=False, classes=3, raters=None):
     np.savez(folder / f"{name}.npz", **arrays)
 
 
-def put_all():
-    put("micebone", side=32, raters=(4, 8))
-    put("fashion_mnist_h")
-    put("cifar10h", side=32, colour=True)
-
-
 @pytest.fixture
 def publishing(tmp_path, monkeypatch):
     """Return a function that trains a study and moves its runs into the project's published ones."""
@@ -85,47 +78,37 @@ def take_away(name):
 # What a set has of its own
 
 
-def test_the_paper_profile_trains_micebone_as_the_paper_says():
+def test_the_paper_profile_trains_micebone_as_the_paper_says_unless_something_is_changed():
     put("micebone", side=32)
     spec = study.plan("paper", dataset="micebone").spec("soft", 0)
     assert (spec.backbone, spec.head, spec.schedule, spec.weight_decay) == ("resnet50v2", "mlp", "warm_restarts", 0.001)
     assert (spec.batch_size, spec.epochs, spec.learning_rate, spec.decay) == (128, 60, 0.1, "coupled")
     as_run = study.plan("paper", dataset="micebone", protocol="as_run").spec("soft", 0)
     assert (as_run.learning_rate, as_run.schedule, as_run.weight_decay) == (0.01, "constant", 0.0001)
-
-
-@pytest.mark.parametrize("name", ["fashion_mnist_h", "cifar10h"])
-def test_what_has_an_up_and_a_down_is_not_turned_in_the_profiles_for_two_cores(name):
-    put(name)
-    for profile in ("quick", "smoke"):
-        spec = study.plan(profile, dataset=name).spec("soft", 0)
-        assert (spec.augment_flip_x, spec.augment_flip_y, spec.augment_rotate) == (True, False, False)
-        assert spec.augment_shift > 0
-
-
-def test_what_was_changed_comes_before_what_the_set_wants_and_that_before_the_profile():
-    put("micebone", side=32)
     made = study.plan("paper", dataset="micebone", head="linear")
     assert (made.shared["head"], made.shared["schedule"]) == ("linear", "warm_restarts")
-    assert study.plan("paper").shared["head"] == "linear"
-    assert study.plan("paper").shared["schedule"] == "cosine"
+    assert (study.plan("paper").shared["head"], study.plan("paper").shared["schedule"]) == ("linear", "cosine")
 
 
-def test_the_synthetic_set_and_a_users_own_one_have_the_profile_as_it_is():
+def test_what_has_an_up_and_a_down_is_not_turned_and_a_users_own_set_has_the_profile_as_it_is():
+    for name in ("fashion_mnist_h", "cifar10h"):
+        put(name)
+        for profile in ("quick", "smoke"):
+            spec = study.plan(profile, dataset=name).spec("soft", 0)
+            assert (spec.augment_flip_x, spec.augment_flip_y, spec.augment_rotate) == (True, False, False)
+            assert spec.augment_shift > 0
     put("mine", side=32)
     own, generated = study.plan("quick", dataset="mine").shared, study.plan("quick").shared
     assert {name for name in own if own[name] != generated[name]} == {"dataset", "n_images"}
 
 
 def test_a_preset_of_size_is_a_bound_and_not_a_demand():
-    put("cifar10h", n=400, side=32)
-    assert study.plan("smoke", dataset="cifar10h").shared["n_images"] == 300
-    put("cifar10h", n=50, side=32)
-    assert study.plan("smoke", dataset="cifar10h").shared["n_images"] == 50
-    put("micebone", side=64)
-    assert study.plan("quick", dataset="micebone").shared["image_size"] == 32
-    put("micebone", side=20)
-    assert study.plan("quick", dataset="micebone").shared["image_size"] == 20
+    for n, taken in ((400, 300), (50, 50)):
+        put("cifar10h", n=n, side=32)
+        assert study.plan("smoke", dataset="cifar10h").shared["n_images"] == taken
+    for side, taken in ((64, 32), (20, 20)):
+        put("micebone", side=side)
+        assert study.plan("quick", dataset="micebone").shared["image_size"] == taken
     put("micebone", side=50)  # no size is chosen in silence
     with pytest.raises(InputError, match=r"'image_size' is 32, and the images of micebone have 50 .* expected 25, 50"):
         study.plan("quick", dataset="micebone")
@@ -170,25 +153,20 @@ def test_a_slice_is_the_split_of_the_folds_and_counted_from_one():
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("dataset", "asked", "message"),
     [
-        pytest.param({"raters": "complete"}, "'raters' is complete, expected all: no rater", id="no ratings"),
-        pytest.param({"split_kind": "slice"}, "'split_kind' is slice, expected random: set has no", id="no folds"),
-        pytest.param({"raters": "some"}, "'raters' is 'some', expected one of all, complete", id="unknown"),
+        ("set", {"raters": "complete"}, "'raters' is complete, expected all: no rater"),
+        ("set", {"split_kind": "slice"}, "'split_kind' is slice, expected random: set has no"),
+        ("set", {"raters": "some"}, "'raters' is 'some', expected one of all, complete"),
+        ("synthetic", {"raters": "complete"}, "neither single raters nor folds"),
+        ("synthetic", {"split_kind": "slice"}, "neither single raters nor folds"),
     ],
+    ids=str,
 )
-def test_what_a_set_has_not_cannot_be_asked_of_it(asked, message):
+def test_what_a_set_has_not_cannot_be_asked_of_it(dataset, asked, message):
     put("set")
     with pytest.raises(InputError, match=message):
-        study.plan("smoke", dataset="set", **asked)
-
-
-@pytest.mark.parametrize(
-    "asked", [{"raters": "complete"}, {"split_kind": "slice"}], ids=lambda asked: next(iter(asked))
-)
-def test_the_synthetic_set_has_neither_raters_nor_folds(asked):
-    with pytest.raises(InputError, match="neither single raters nor folds"):
-        study.plan("smoke", **asked)
+        study.plan("smoke", dataset=dataset, **asked)
 
 
 # Published runs
@@ -200,7 +178,7 @@ def one():
     return study.plan("smoke", dataset="set", **SMALL)
 
 
-def test_a_published_run_is_found_by_its_spec_where_the_data_are_not(publishing, one):
+def test_a_published_run_stands_in_where_the_data_are_not_and_only_there(publishing, one):
     publishing(one)
     take_away("set")
     again = study.plan("smoke", dataset="set", **SMALL)
@@ -209,11 +187,15 @@ def test_a_published_run_is_found_by_its_spec_where_the_data_are_not(publishing,
     assert [run.published for run in found] == [True, True]
     assert [run.spec for run in found] == one.specs()
     assert all(np.isfinite(run.metrics["kl"]) for run in found)
-
-
-def test_a_published_run_never_stands_in_for_one_that_can_be_trained(publishing, one):
-    publishing(one)
+    with pytest.raises(InputError, match="'dataset' is 'set', expected one of synthetic"):
+        study.plan("smoke", dataset="set", **SMALL | {"epochs": 3})
+    put("set")
     assert [run.published for run in here(one)] == [False, False]
+    spec = one.spec("soft", 0)
+    assert ensure.find(spec).name == spec.key
+    take_away("set")
+    assert ensure.find(spec).name == f"published-{spec.key}"
+    assert store.by_name(spec.key).folder != store.by_name(f"published-{spec.key}").folder
 
 
 def test_a_published_run_stands_in_where_the_device_is_not_there(publishing, one, monkeypatch):
@@ -232,23 +214,6 @@ def test_a_published_run_stands_in_where_the_device_is_not_there(publishing, one
         assert (ensure.find(on_gpu) is not None) is not available
 
 
-def test_without_data_other_parameters_are_not_those_of_the_published_runs(publishing, one):
-    publishing(one)
-    take_away("set")
-    with pytest.raises(InputError, match="'dataset' is 'set', expected one of synthetic"):
-        study.plan("smoke", dataset="set", **SMALL | {"epochs": 3})
-
-
-def test_a_fresh_local_run_comes_before_a_published_one_of_the_same_key(publishing, one):
-    publishing(one)
-    here(one)
-    spec = one.spec("soft", 0)
-    assert ensure.find(spec).name == spec.key
-    take_away("set")
-    assert ensure.find(spec).name == f"published-{spec.key}"
-    assert store.by_name(spec.key).folder != store.by_name(f"published-{spec.key}").folder
-
-
 def test_the_line_of_a_page_says_that_runs_are_published_and_what_differs(publishing, one):
     assert "trained on this machine" in about.line(one, here(one))
     publishing(one)
@@ -265,16 +230,14 @@ def test_the_line_of_a_page_says_that_runs_are_published_and_what_differs(publis
         assert part in line
 
 
-@pytest.mark.parametrize("name", [*store.PUBLISHED_FILES, "manifest.json"])
-def test_a_published_run_needs_fewer_files_and_each_of_them(publishing, one, name):
+def test_a_published_run_needs_fewer_files_and_each_of_them(publishing, one):
     publishing(one)
     folder = paths.published_folder() / one.spec("soft", 0).key
-    (folder / name).unlink()
-    with pytest.raises(InputError, match=rf"is not whole, {re.escape(name)} not found"):
-        store.load(folder)
-
-
-def test_a_local_run_is_not_whole_without_its_weights(one):
+    for name in (*store.PUBLISHED_FILES, "manifest.json"):
+        (folder / name).rename(folder / "away")
+        with pytest.raises(InputError, match=rf"is not whole, {re.escape(name)} not found"):
+            store.load(folder)
+        (folder / "away").rename(folder / name)
     run = execute.execute(one.spec("soft", 0))
     (run.folder / "weights.safetensors").unlink()
     with pytest.raises(InputError, match=r"weights\.safetensors not found"):
@@ -306,15 +269,15 @@ def test_accuracy_against_official_labels_stands_beside_that_against_the_majorit
 # The chapter
 
 
-def test_a_set_of_which_there_is_nothing_is_left_out_and_one_that_is_here_is_trained_on(publishing):
+def test_a_set_is_left_out_trained_on_or_shown_as_published_by_what_there_is_of_it(publishing):
     assert sections.sections(study.plan("smoke", **SMALL), {"dataset": None}) == {}
     put("fashion_mnist_h")
-    ((name, part),) = sections.sections(study.plan("smoke", **SMALL), {}).items()
-    assert (name, len(part.data.ids)) == ("fashion_mnist_h", 60)
-    assert not any(run.published for run in part.runs)
-
-
-def test_of_a_set_that_is_away_the_published_runs_are_shown(publishing):
+    small = {name: value for name, value in SMALL.items() if name != "splits"}
+    for splits, n_runs in (({}, 2), ({"splits": 2}, 4)):  # one split, unless more are asked for
+        ((name, part),) = sections.sections(study.plan("smoke", **small, **splits), {}).items()
+        assert (name, len(part.data.ids), len(part.runs)) == ("fashion_mnist_h", 60, n_runs)
+        assert not any(run.published for run in part.runs)
+    take_away("fashion_mnist_h")
     put("cifar10h")
     publishing(study.plan("smoke", dataset="cifar10h", **SMALL))
     take_away("cifar10h")
@@ -324,15 +287,9 @@ def test_of_a_set_that_is_away_the_published_runs_are_shown(publishing):
     assert np.isfinite(scored(part.runs)["floor"]).all()
 
 
-def test_beyond_the_paper_profile_one_split_is_trained_unless_more_are_asked_for(publishing):
-    put("fashion_mnist_h")
-    small = {name: value for name, value in SMALL.items() if name != "splits"}
-    for splits, n_runs in (({}, 2), ({"splits": 2}, 4)):
-        assert len(sections.sections(study.plan("smoke", **small, **splits), {})["fashion_mnist_h"].runs) == n_runs
-
-
 def test_the_parameters_of_the_chapter_choose_set_raters_and_split(publishing):
-    put_all()
+    put("micebone", side=32, raters=(4, 8))
+    put("fashion_mnist_h")
     asked = {"dataset": "micebone", "raters": "complete", "split_kind": "slice"}
     ((name, part),) = sections.sections(study.plan("smoke", **SMALL), asked).items()
     assert name == "micebone"
@@ -356,13 +313,6 @@ def test_a_temperature_is_fitted_on_validation_images_and_scored_on_test_images(
     assert len(set(soft_run.temperatures().values())) == 1
 
 
-def executed(target, chapter=CHAPTER, **parameters):
-    papermill.execute_notebook(
-        chapter, target, {"profile": "smoke", **parameters}, kernel_name="python3", progress_bar=False
-    )
-    return nbformat.read(target, as_version=4)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
@@ -376,14 +326,18 @@ def executed(target, chapter=CHAPTER, **parameters):
 def test_the_chapter_is_whole_whatever_sets_there_are(tmp_path, monkeypatch, publishing, sets, n_figures, n_sets):
     monkeypatch.delenv("MPLBACKEND", raising=False)
     if sets == "all":
-        put_all()
+        put("micebone", side=32, raters=(4, 8))
+        put("fashion_mnist_h")
+        put("cifar10h", side=32, colour=True)
     if sets == "published":
         put("cifar10h")
         publishing(study.plan("smoke", dataset="cifar10h", **SMALL))
         take_away("cifar10h")
     shutil.copytree(ROOT / "src", paths.project_folder() / "src")  # the kernel's package is that of the project
     monkeypatch.setenv("PYTHONPATH", str(paths.project_folder() / "src"))
-    notebook = executed(tmp_path / "out.ipynb", paths.project_folder() / "notebooks" / CHAPTER.name, **SMALL)
+    chapter, out = paths.project_folder() / "notebooks" / "06_real_votes.ipynb", tmp_path / "out.ipynb"
+    papermill.execute_notebook(chapter, out, {"profile": "smoke", **SMALL}, kernel_name="python3", progress_bar=False)
+    notebook = nbformat.read(out, as_version=4)
     assert execution.unfinished(notebook) == []
     figures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(figures) == n_figures

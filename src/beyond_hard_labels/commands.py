@@ -216,7 +216,7 @@ def describe(arguments) -> None:
 def fetch(arguments) -> None:
     fetched = published_sets.fetch(arguments.name, arguments.origin, tuple(arguments.sha256))
     path = sets.folders()[1] / f"{arguments.name}.npz"
-    about = published_sets.record(path)
+    about = sets.record(path)
     print(f"{path} {'is made' if fetched else 'is there already; remove it to fetch it again'}")
     if about:
         print(f"{about['images']} images, {about['votes']} votes, {len(about['classes'])} classes")

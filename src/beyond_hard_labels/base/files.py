@@ -1,13 +1,13 @@
 """Files that are there whole or not at all, and that can tell whether they are as they were written.
 
 What is written goes under a temporary name to the disk and is then renamed, so a process may be killed
-at any moment. A JSON file may carry a seal: the checksum of the rest of it. `Damaged` names what is not
-as it was written, `Unwritten` what the disk did not take.
+at any moment. A sealed file carries the checksum of the rest of it.
 """
 
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -21,8 +21,6 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import TimeUp, tell
 
 _SEAL = "seal"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DIGEST = hashlib.sha256().digest_size
 
 
 class Damaged(InputError):
@@ -38,17 +36,12 @@ class Unwritten(OSError):
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for a file or a folder, which gets its own name when it is whole on the disk.
+    """Yield a temporary name for a file or a folder, which takes its own name when it is whole on the disk.
 
-    A folder takes the place of one that is there.
-
-    Raises
-    ------
-    Unwritten
-        With the name, for whatever the system says against it.
+    What was there is replaced. Whatever the system says against it is raised as `Unwritten`.
     """
     temporary, replaced = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".replaced"))
-    with naming(path):
+    with _naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(temporary)
@@ -65,8 +58,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name a file or a folder, and the reason in words, in what the system says against writing it."""
+def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Unwritten:
@@ -75,10 +67,16 @@ def naming(path: Path) -> Iterator[None]:
         raise Unwritten(error.errno, error.strerror or str(error), str(path)) from error
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)  # a folder, too, which `open` does not take
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
 def is_full(error: Exception) -> bool:
     """Return whether it was the want of space, or of a quota, that something could not be written for."""
-    said = os.strerror(errno.ENOSPC)  # shutil's own errors are lists of texts
-    return isinstance(error, OSError) and (error.errno in _FULL or said in str(error))
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return full or (isinstance(error, OSError) and os.strerror(errno.ENOSPC) in str(error))  # shutil's are lists
 
 
 def write(path: Path, content: bytes) -> None:
@@ -103,25 +101,14 @@ def sweep(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, what: str, deadline: float = math.inf) -> Iterator[None]:
-    """Hold a lock, which the system frees if this process dies; wait, with a word, while another holds it.
+    """Hold a lock, which the system frees if this process dies; its file stays and names the last holder.
 
-    Parameters
-    ----------
-    path : Path
-        File of the lock; it stays and names its last holder.
-    what : str
-        What the holder does, for the word.
-    deadline : float
-        ``time.time()`` after which to wait no longer.
-
-    Raises
-    ------
-    TimeUp
-        If the deadline passed.
+    While another process holds it, say `what` that one does and wait; `TimeUp` is raised at the `deadline`,
+    a ``time.time()``.
     """
     from filelock import FileLock, Timeout
 
-    with naming(path):
+    with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path)
         try:
@@ -139,38 +126,25 @@ def lock(path: Path, what: str, deadline: float = math.inf) -> Iterator[None]:
         held.release()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+def checksum(path: Path, kind: str = "sha256") -> str:
+    """Return the SHA-256 of a file, or its checksum of another kind."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def json_text(content) -> str:
     """Return the one way in which content is written as JSON; what is not finite, which JSON has not, is null."""
-    return json.dumps(_finite(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _finite(content):
-    if isinstance(content, dict):
-        return {name: _finite(part) for name, part in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(part) for part in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=1, sort_keys=True) + "\n"
 
 
 def write_json(path: Path, content, sealed: bool = False) -> None:
     """Write JSON whole or not at all; sealed, it is an object that carries its own checksum."""
-    if sealed:
-        content = content | {_SEAL: hashlib.sha256(json_text(content).encode()).hexdigest()}
-    write(path, json_text(content).encode())
+    write(path, (_sealed(content) if sealed else json_text(content)).encode())
+
+
+def _sealed(content: dict) -> str:
+    return json_text(content | {_SEAL: hashlib.sha256(json_text(content).encode()).hexdigest()})
 
 
 def read_sealed_json(path: Path) -> dict:
@@ -178,11 +152,10 @@ def read_sealed_json(path: Path) -> dict:
     try:
         text = path.read_bytes().decode()
         content = json.loads(text)
-        seal = content.pop(_SEAL)
-        whole = text == json_text(content | {_SEAL: seal})
-        if not whole or seal != hashlib.sha256(json_text(content).encode()).hexdigest():
+        del content[_SEAL]
+        if text != _sealed(content):
             raise ValueError("its seal is another")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is not as it was written ({type(error).__name__}: {error})") from error
     return content
 
@@ -195,16 +168,15 @@ def write_sealed(path: Path, content: bytes) -> None:
 def read_sealed(path: Path) -> bytes:
     """Return the content of such a file; raise `Damaged` if one bit of it is another."""
     found = path.read_bytes()
-    content, digest = found[:-_DIGEST], found[-_DIGEST:]
-    if hashlib.sha256(content).digest() != digest:
+    content = found[:-32]
+    if found != content + hashlib.sha256(content).digest():
         raise Damaged(f"{path} is not as it was written")
     return content
 
 
 def set_aside(path: Path, folder: Path) -> Path:
-    """Move a damaged file or folder into `folder`, where a later one of its name gets the next number."""
+    """Move a damaged file or folder into `folder`, under its name with the first number that is free."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((int(n) for p in folder.iterdir() if (n := p.name.rpartition("-")[2]).isdecimal()), default=0)
-    aside = folder / f"{path.name}-{number}"
+    aside = next(free for n in itertools.count(1) if not (free := folder / f"{path.name}-{n}").exists())
     path.rename(aside)
     return aside

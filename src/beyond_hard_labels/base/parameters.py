@@ -7,18 +7,21 @@ them: a profile, a notebook's parameters cell, or the command line.
 import dataclasses
 import difflib
 import math
+import operator
 from typing import Any
 
 from beyond_hard_labels.base.errors import InputError
 
+_KINDS = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string"}
+_BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le}
 
-def option(doc: str, *, choices=None, at_least=None, above=None, at_most=None, default=dataclasses.MISSING):
-    """Describe one field of a dataclass of parameters: its meaning, unit and range.
+
+def option(doc: str, *, choices=None, default=dataclasses.MISSING, **bounds: float):
+    """Describe one field of a dataclass of parameters: its meaning, unit, choices, and bounds of `_BOUNDS`.
 
     A field that runs have had from the start has no default; one that came later has, see `runs.RunSpec`.
     """
-    limits = {"choices": choices, "at_least": at_least, "above": above, "at_most": at_most}
-    return dataclasses.field(default=default, metadata={"doc": doc, **limits})
+    return dataclasses.field(default=default, metadata={"doc": doc, "choices": choices, "bounds": bounds})
 
 
 def options(*classes) -> dict[str, dataclasses.Field]:
@@ -27,21 +30,15 @@ def options(*classes) -> dict[str, dataclasses.Field]:
 
 
 def describe(field: dataclasses.Field) -> str:
-    """Say in words what values a field takes: ``integer, at least 1``."""
-    limits = field.metadata
-    if limits["choices"]:
-        return "one of " + ", ".join(limits["choices"])
-    kind = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string"}[field.type]
-    bounds = [
-        f"{word.replace('_', ' ')} {limits[word]}"
-        for word in ("at_least", "above", "at_most")
-        if limits[word] is not None
-    ]
-    return ", ".join([kind, *bounds])
+    """Say in words what values a field takes: ``an integer, at least 1``."""
+    if field.metadata["choices"]:
+        return "one of " + ", ".join(field.metadata["choices"])
+    bounds = field.metadata["bounds"].items()
+    return ", ".join([_KINDS[field.type], *(f"{name.replace('_', ' ')} {bound}" for name, bound in bounds)])
 
 
 def check(fields: dict[str, dataclasses.Field], values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values, integers widened to floats where a float is meant; raise on a bad one.
+    """Return the values, integers widened to floats where a float is meant.
 
     Raises
     ------
@@ -57,25 +54,18 @@ def check(fields: dict[str, dataclasses.Field], values: dict[str, Any]) -> dict[
             faults.append(f"unknown parameter '{name}'{hint}; valid: {', '.join(sorted(fields))}")
             continue
         field = fields[name]
-        if field.type is float and type(value) is int:
-            value = float(value)
+        checked[name] = value = float(value) if field.type is float and type(value) is int else value
         if type(value) is not field.type or not _in_range(field, value):
             faults.append(f"parameter '{name}' is {value!r}, expected {describe(field)}")
-        checked[name] = value
     if faults:
         raise InputError("; ".join(faults))
     return checked
 
 
-def _in_range(field, value) -> bool:
-    limits = field.metadata
-    return (
-        not (isinstance(value, float) and not math.isfinite(value))
-        and (limits["choices"] is None or value in limits["choices"])
-        and (limits["at_least"] is None or value >= limits["at_least"])
-        and (limits["above"] is None or value > limits["above"])
-        and (limits["at_most"] is None or value <= limits["at_most"])
-    )
+def _in_range(field: dataclasses.Field, value) -> bool:
+    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return finite and (not choices or value in choices) and all(_BOUNDS[b](value, of) for b, of in bounds.items())
 
 
 def parse(fields: dict[str, dataclasses.Field], pairs: list[str]) -> dict[str, Any]:

@@ -50,9 +50,6 @@ def patient() -> Iterator[None]:
 def stoppable() -> Iterator[None]:
     """Handle SIGTERM and Ctrl-C as stated above; whatever handled them before does so again afterwards."""
     global _told
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -63,7 +60,7 @@ def stoppable() -> Iterator[None]:
 
 
 def is_stoppable() -> bool:
-    """Return whether this process waits for a word to stop, see `stoppable`."""
+    """Return whether this process is within `stoppable`."""
     return signal.getsignal(signal.SIGTERM) is _on_signal
 
 
@@ -72,6 +69,8 @@ def _on_signal(number: int, _) -> None:
     again = _told is not None
     _told = KeyboardInterrupt if number == signal.SIGINT else Terminated
     if not _patient or (again and number == signal.SIGINT):  # who presses Ctrl-C twice does not want to wait
+        if parent_process():  # of a pool: there is nothing to save, and nobody to hear of it
+            os._exit(TERMINATED)
         raise _told
 
 
@@ -92,15 +91,8 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _be_a_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent passes it on
-    signal.signal(signal.SIGTERM, _on_signal_of_worker)
+    signal.signal(signal.SIGTERM, _on_signal)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _on_signal_of_worker(*_) -> None:
-    global _told
-    _told = Terminated
-    if not _patient:
-        os._exit(TERMINATED)  # there is nothing to save, and nobody to hear of it
 
 
 def _end_with_parent() -> None:

@@ -29,25 +29,21 @@ def digest(kind: str, name: str) -> str | None:
     return KINDS[kind](name)
 
 
+def of_run(folder: Path, sealed: dict[str, str]) -> str:
+    """Return the digest of a run with these checksums: of the files that are there, since a pack may leave some out."""
+    there = {name: checksum for name, checksum in sealed.items() if (folder / name).is_file()}
+    return hashlib.sha256(files.json_text(there).encode()).hexdigest()[:16]
+
+
 def _run(name: str) -> str | None:
     key = name.removeprefix("published-")
     folder = (paths.build_folder() / "runs" if key == name else paths.published_folder()) / key
     try:
         sealed = files.read_sealed_json(folder / "manifest.json")["files"]
-        damaged = any(files.checksum(path) != sealed[path.name] for path in _there(folder, sealed))
-        return None if damaged else of_run(folder, sealed)
+        now = {name: files.checksum(folder / name) for name in sealed if (folder / name).is_file()}
     except (OSError, KeyError, files.Damaged):
         return None
-
-
-def of_run(folder: Path, sealed: dict[str, str]) -> str:
-    """Return the digest of a run with these checksums: of the files that are there, since a pack may leave some out."""
-    there = {path.name: sealed[path.name] for path in _there(folder, sealed)}
-    return hashlib.sha256(files.json_text(there).encode()).hexdigest()[:16]
-
-
-def _there(folder: Path, sealed: dict[str, str]) -> list[Path]:
-    return [path for name in sorted(sealed) if (path := folder / name).is_file()]
+    return of_run(folder, sealed) if now.items() <= sealed.items() else None
 
 
 def _grid(name: str) -> str | None:

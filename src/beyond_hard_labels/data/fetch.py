@@ -6,13 +6,8 @@ publisher calls it only if a checksum says so, or if it came from the publisher'
 """
 
 import datetime
-import hashlib
-import json
-import re
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,16 +18,9 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.data import formats, known, sets
 from beyond_hard_labels.data.known import Published
 
-RETRIES = 2  # of a download
-_RECORDED = ("source", "sha256", "fetched", "images", "votes", "classes")
-
-
-class _Refused(Exception):
-    """What a server sends is not wanted, however often it is asked."""
-
 
 def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) -> bool:
-    """Put a published set into the data cache, whole or not at all; return False if it is there already.
+    """Put a published set into the data cache, whole or not at all; return False if one of its name is there already.
 
     Parameters
     ----------
@@ -47,32 +35,21 @@ def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) 
     Raises
     ------
     InputError
-        If a file cannot be got, is another than the one expected, or holds something else than the set,
-        and if the cache cannot be written to.
+        If a file cannot be got, or is not the one expected, and if the cache cannot be written to.
     """
     if name not in known.SETS:
         raise InputError(f"there is no published set '{name}', expected one of {', '.join(known.SETS)}")
-    accepted = tuple(map(str.lower, accepted))
-    if wrong := [digest for digest in accepted if not re.fullmatch("[0-9a-f]{64}", digest)]:
-        raise InputError(f"--sha256 is '{wrong[0]}', expected 64 hexadecimal digits")
     published, target = known.SETS[name], sets.folders()[1] / f"{name}.npz"
     places = _places(published, origin)
-
-    def is_there() -> bool:
-        remote = all(map(_is_address, places.values()))  # a file on this machine is looked at again
-        return target.is_file() and remote and set(accepted) <= set(_made_of(target).values())
-
-    if is_there():
-        return False
     try:
+        if target.is_file():
+            return False
         with files.lock(target.with_name(f".{name}.lock"), f"fetches {name}"):
-            if is_there():  # another process fetched it meanwhile
-                return False
-            for leftover in target.parent.glob(f".{name}-*"):  # of a process that was killed
-                files.remove(leftover)
-            files.sweep(target)
-            files.sweep(target.with_suffix(".json"))
-            return _make(published, target, places, accepted)
+            for path in (target, target.with_suffix(".json")):
+                files.sweep(path)
+            if not (there := target.is_file()):  # unless another process fetched it meanwhile
+                _make(published, target, places, {digest.lower() for digest in accepted})
+            return not there
     except OSError as error:
         raise InputError(
             f"{name} cannot be put into the data cache {target.parent}, which must be writable: {error}; BHL_DATA_DIR "
@@ -80,73 +57,23 @@ def fetch(name: str, origin: str | None = None, accepted: tuple[str, ...] = ()) 
         ) from error
 
 
-def record(path: Path) -> dict:
-    """Return what is recorded of the file of a set that was fetched; nothing if it was not."""
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        found = json.loads(beside.read_text("utf-8"))
-        if not isinstance(found, dict) or not set(_RECORDED) <= set(found):
-            raise ValueError(f"it does not hold {', '.join(_RECORDED)}")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{beside} is no record of a fetched set, remove it: {error}") from error
-    return found
-
-
 def about(name: str) -> dict:
     """Return what is known of a set that is here, by the checksum of its file and not by its name.
 
-    Returns
-    -------
-    dict
-        ``title``, ``licence``, ``citation`` and ``pixels`` of a file that is known to hold a published set; the
-        record of one that was fetched; nothing of any other.
+    This is ``title``, ``licence``, ``citation`` and ``pixels`` of a file that is known to hold a published set, the
+    record of one that was fetched, and nothing of any other.
     """
-    path, checksum = sets.locate(name), sets.fingerprint(name)
-    found = record(path)
-    if found.get("made", checksum) != checksum:
+    checksum, found = sets.fingerprint(name), sets.record(sets.locate(name))
+    if found.get("made") != checksum:
         found = {}  # it is of another file
-    if published := known.of_file(checksum):
-        found |= published.attribution | {"pixels": published.pixels[checksum]}
+    for published in known.SETS.values():
+        if checksum in published.pixels:
+            found |= published.attribution | {"pixels": published.pixels[checksum]}
     return found
 
 
-def _make(published: Published, target: Path, places: dict[str, str], accepted: tuple[str, ...]) -> bool:
-    """Get the files of a set and make its own of them; return False if it is made of these already."""
-    before, found, known_ones = _made_of(target), {}, []
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as temporary:
-        paths = {file: _obtain(place, Path(temporary)) for file, place in places.items()}
-        for (file, path), (address, checksum) in zip(paths.items(), published.files.items(), strict=True):
-            found[file], same = _verify(places[file], path, checksum, before.get(file), accepted)
-            known_ones.append(same if checksum else places[file] == address)
-        if unused := set(accepted) - set(found.values()):
-            there = ", ".join(f"{file} ({digest})" for file, digest in found.items())
-            raise InputError(f"--sha256 is {unused.pop()}, which is the checksum of none of {there}")
-        if target.is_file() and found == before:
-            return False
-        arrays = formats.read(published, list(paths.values()))
-    sets.check(" and ".join(places), arrays)
-    arrays["counts"] = arrays["counts"].astype(np.int64)
-    sizes = (len(arrays["images"]), int(arrays["counts"].sum()), arrays["class_names"].tolist())
-    made = dict(zip(_RECORDED, (places, found, datetime.date.today().isoformat(), *sizes), strict=True))
-    with files.writing(target) as temporary:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-        made |= {"made": files.checksum(temporary)} | (published.attribution if all(known_ones) else {})
-        files.write_json(target.with_suffix(".json"), made)  # before the set, without which it does no harm
-    return True
-
-
-def _made_of(target: Path) -> dict[str, str]:
-    """Return the sha256 of each file that a set was made of; nothing if what is there is not what was made."""
-    found = record(target)
-    whole = not target.is_file() or found.get("made") in (None, files.checksum(target))
-    return found.get("sha256", {}) if whole else {}
-
-
 def _is_address(place: str) -> bool:
-    return re.match("https?://", place) is not None
+    return place.startswith(("http://", "https://"))
 
 
 def _places(published: Published, origin: str | None) -> dict[str, str]:
@@ -161,71 +88,62 @@ def _places(published: Published, origin: str | None) -> dict[str, str]:
     if path.is_file() and len(places) == 1:
         return dict.fromkeys(places, str(path))
     if missing := [file for file in places if not (path / file).is_file()]:
-        expected = "a folder that holds" if len(places) > 1 else "that file, or a folder that holds"
-        raise InputError(f"--from is '{origin}', expected {expected} {' and '.join(places)}; no {missing[0]} is there")
+        raise InputError(
+            f"--from is '{origin}', expected a folder that holds {' and '.join(places)}; no {missing[0]} is there"
+        )
     return {file: str(path / file) for file in places}
 
 
-def _obtain(place: str, folder: Path) -> Path:
-    """Return the path of a file, after a download if its place is an address."""
-    if not _is_address(place):
-        return Path(place)
+def _make(published: Published, target: Path, places: dict[str, str], accepted: set[str]) -> None:
+    """Get the files of a set, and make its own and the record of them."""
+    before, found, paths, of_publisher = sets.record(target).get("sha256", {}), {}, [], True
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        for (file, place), (address, checksum) in zip(places.items(), published.files.items(), strict=True):
+            paths.append(_download(place, Path(temporary) / file) if _is_address(place) else Path(place))
+            _refuse_page(place, paths[-1])
+            found[file] = digest = files.checksum(paths[-1])
+            sums = f"md5:{files.checksum(paths[-1], 'md5')}", f"sha256:{digest}"
+            expected = f"sha256:{before[file]}" if file in before else checksum or " or ".join(accepted)
+            if expected and expected not in sums and digest not in accepted:
+                raise InputError(
+                    f"{place} is another file than the one {'fetched before' if file in before else 'expected'}: it is "
+                    f"{' and '.join(sums)}, expected {expected}; if it is the one that you want, add --sha256 {digest}"
+                )
+            of_publisher &= checksum in sums if checksum else place == address
+        arrays = formats.read(published, paths)
+    data = sets.labelled(" and ".join(places), target.stem, arrays)
+    arrays["counts"] = data.votes
+    made = (places, found, datetime.date.today().isoformat(), len(data.ids), int(data.votes.sum()), data.class_names)
+    with files.writing(target) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        about = dict(zip(sets.RECORDED, (*made, files.checksum(temporary)), strict=True))
+        about |= published.attribution if of_publisher else {}
+        files.write_json(target.with_suffix(".json"), about)  # before the set, without which it does no harm
+
+
+def _download(address: str, path: Path) -> Path:
+    """Write what lies at an address into a file, as it is, and return that."""
     import pooch
-    import requests
-
-    file = PurePosixPath(place).name
-    shelf = pooch.create(folder, base_url="", registry={file: None}, urls={file: place}, retry_if_failed=RETRIES)
-    try:
-        return Path(shelf.fetch(file, downloader=_download))
-    except (requests.RequestException, _Refused) as error:
-        raise InputError(f"{place} cannot be fetched: {error}; --from names a copy got otherwise") from error
-
-
-def _download(url: str, path: str, _) -> None:
-    """Write what lies at an address into a file, as it is: some servers call the gz of a file its encoding."""
     import requests
     from tqdm import tqdm
 
+    def as_it_is(response, **_) -> None:
+        response.raw.headers.pop("content-encoding", None)  # some servers call the gz of a file its encoding
+
     headers = {"User-Agent": f"beyond-hard-labels/{__version__}", "Accept-Encoding": "identity"}
-    with requests.get(url, stream=True, timeout=30, headers=headers) as response:
-        if 400 <= response.status_code < 500 and response.status_code != 429:
-            raise _Refused(f"{response.status_code} {response.reason}")
-        response.raise_for_status()
-        response.raw.headers.pop("content-encoding", None)
-        size, seconds = response.headers.get("content-length", ""), 0.5 if sys.stderr.isatty() else 30
-        bar = tqdm(total=int(size) if size.isdecimal() else None, unit="B", unit_scale=True, mininterval=seconds)
-        with Path(path).open("wb") as file, bar:
-            for piece in response.iter_content(1 << 18):
-                bar.update(len(piece))
-                if bar.n > formats.MOST_BYTES:
-                    raise _Refused(f"it is larger than {formats.MOST_BYTES} bytes")
-                file.write(piece)
-
-
-def _verify(place: str, path: Path, published: str, before: str | None, accepted: tuple[str, ...]) -> tuple[str, bool]:
-    """Return the sha256 of a file, and whether it is the published one; raise if it is not the one expected."""
-    _refuse_page(place, path)
-    with ThreadPoolExecutor() as pool:  # each reads the file; hashing leaves other threads running
-        md5, sha256 = pool.map(partial(_digest, path), ("md5", "sha256"))
-    found, expected = (f"md5:{md5}", f"sha256:{sha256}"), f"sha256:{before}" if before else published
-    if expected and expected not in found and sha256 not in accepted:
-        raise InputError(
-            f"{place} is another file than the one {'fetched before' if before else 'published'}: it is "
-            f"{' and '.join(found)}, expected {expected}; if it is the one that you want, add --sha256 {sha256}"
-        )
-    return sha256, published in found
+    seconds = 0.5 if sys.stderr.isatty() else 30
+    shelf = pooch.create(path.parent, "", registry={path.name: None}, urls={path.name: address}, retry_if_failed=2)
+    with tqdm(total=1, unit="B", unit_scale=True, mininterval=seconds) as bar:
+        request = pooch.HTTPDownloader(bar, 1 << 18, headers=headers, timeout=30, hooks={"response": as_it_is})
+        try:
+            return Path(shelf.fetch(path.name, downloader=request))
+        except requests.RequestException as error:
+            raise InputError(f"{address} cannot be fetched: {error}; --from names a copy got otherwise") from error
 
 
 def _refuse_page(place: str, path: Path) -> None:
     """Raise if a file is a page of the web, as servers send in place of what they have not."""
     with path.open("rb") as file:
-        start = file.read(1 << 14)
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):  # as no archive and no table does
-        title = re.search(r"<title[^>]*>(.*?)</title", start.decode("utf-8", "replace"), re.I | re.S)
-        words = " ".join("".join(c for c in title[1] if c.isprintable() or c.isspace()).split()) if title else ""
-        raise InputError(f"{place} is a page, not an archive: {words[:100] or 'without a title'}")
-
-
-def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
+        if file.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):  # as no archive and no table does
+            raise InputError(f"{place} is a page of the web, and not the file; --from names a copy got otherwise")

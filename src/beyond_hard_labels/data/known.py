@@ -17,7 +17,7 @@ class Published:
     name: str  # of its file in the data cache
     title: str  # what a reader calls it
     words: str  # what it holds
-    files: dict[str, str]  # address: published checksum, ``md5:`` or ``sha256:`` in front; empty if there is none
+    files: dict[str, str | None]  # address: published checksum, ``md5:`` or ``sha256:`` in front; None if there is none
     licence: str
     citation: str
     classes: tuple[str, ...] | None = None  # all of them, where the files do not say
@@ -29,19 +29,10 @@ class Published:
         return {"title": self.title, "licence": self.licence, "citation": self.citation}
 
 
-def of_file(checksum: str) -> Published | None:
-    """Return the set that a file with this SHA-256 is known to hold, if any."""
-    return next((published for published in SETS.values() if checksum in published.pixels), None)
-
-
-def _read() -> dict[str, Published]:
-    text = resources.files("beyond_hard_labels.data").joinpath("known.yml").read_text("utf-8")
-    sets = {}
-    for name, facts in yaml.safe_load(text).items():
-        files = {address: checksum or "" for address, checksum in facts.pop("files").items()}
-        citation, classes = ". ".join(facts.pop("citation")), facts.pop("classes", None)
-        sets[name] = Published(name=name, files=files, citation=citation, classes=classes and tuple(classes), **facts)
-    return sets
-
-
-SETS = _read()
+SETS = {
+    name: Published(
+        name=name,
+        **facts | {"citation": ". ".join(facts["citation"]), "classes": tuple(facts.get("classes", ())) or None},
+    )
+    for name, facts in yaml.safe_load(resources.files(__package__).joinpath("known.yml").read_text("utf-8")).items()
+}

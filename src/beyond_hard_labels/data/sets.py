@@ -18,13 +18,13 @@ cache: BHL_DATA_DIR, or the folder that the platform keeps for caches, into whic
 cache may be read-only, and no file beside a set is needed.
 """
 
+import contextlib
 import functools
 import json
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tokenize import TokenError
@@ -41,7 +41,8 @@ from beyond_hard_labels.data.pixels import SMALLEST
 SYNTHETIC = "synthetic"  # the one set that is generated and has no file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 UNREADABLE = (OSError, ValueError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, TokenError)
-_PARTS = ("images", "counts", "class_names", "ids", "labels", "ratings", "fold")
+PARTS = ("images", "counts", "class_names", "ids", "labels", "ratings", "fold")  # three are needed
+RECORDED = ("source", "sha256", "fetched", "images", "votes", "classes", "made")  # beside a set that was fetched
 
 
 def folders() -> tuple[Path, Path]:
@@ -80,6 +81,11 @@ def _state(path: Path) -> tuple[Path, int, int]:
     return path, found.st_size, found.st_mtime_ns
 
 
+@functools.lru_cache
+def _sha256(path: Path, size: int, mtime: int) -> str:
+    return files.checksum(path)
+
+
 def fingerprint(name: str) -> str:
     """Return the sha256 of a set's file."""
     return _sha256(*_state(locate(name)))
@@ -87,28 +93,29 @@ def fingerprint(name: str) -> str:
 
 def is_here(name: str) -> bool:
     """Return whether a set's file is on this machine."""
-    try:
+    with contextlib.suppress(InputError):
         return locate(name).is_file()
-    except InputError:
-        return False
+    return False
 
 
 reads.KINDS["set"] = lambda name: fingerprint(name) if is_here(name) else None
 
 
-@functools.lru_cache
-def _sha256(path: Path, size: int, mtime: int) -> str:
-    return files.checksum(path)
+def record(path: Path) -> dict:
+    """Return what is recorded beside the file of a set that was fetched, see `RECORDED`; nothing if it was not."""
+    beside = path.with_suffix(".json")
+    try:
+        found = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+        return found and found | {part: found[part] for part in RECORDED}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{beside} is no record of a fetched set, remove it: {error!r}") from error
 
 
 def read(name: str, n_images: int | None = None) -> LabelledImages:
     """Return a set, or its first `n_images`; the truth is the share of the votes.
 
-    Raises
-    ------
-    InputError
-        If there is no such set, or its file is broken or holds something else; file and place are
-        named. Nothing is ever unpickled.
+    A set that is not here, and a file that is broken or holds something else, are an `InputError` with file
+    and place. Nothing is ever unpickled.
     """
     data = _read(*_state(locate(name)))
     rows = ("images", "truth", "ids", "votes", "ratings", "fold", "official")
@@ -117,84 +124,54 @@ def read(name: str, n_images: int | None = None) -> LabelledImages:
 
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, size: int, mtime: int) -> LabelledImages:
-    if _recorded(path) not in (None, _sha256(path, size, mtime)):
+    if record(path).get("made") not in (None, _sha256(path, size, mtime)):
         raise files.Damaged(f"{path} is not as it was written; remove it, and bhl data fetch gets it again")
-    arrays = _arrays(path)
-    check(path, arrays)
-    images, counts = arrays["images"], arrays["counts"].astype(np.int64)
-    ids = arrays.get("ids", np.array([f"{path.stem}-{i:05d}" for i in range(len(images))]))
-    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return LabelledImages(
-        name=path.stem,
-        images=np.ascontiguousarray(images),
-        truth=votes.soft(counts),
-        class_names=tuple(arrays["class_names"].tolist()),
-        ids=tuple(ids.tolist()),
-        votes=counts,
-        ratings=arrays["ratings"].astype(np.int8) if "ratings" in arrays else None,
-        fold=arrays.get("fold"),
-        official=arrays.get("labels"),
-    )
-
-
-def _recorded(path: Path) -> str | None:
-    """Return the checksum that the record beside a set has of it, if there is one, see `fetch.record`."""
-    try:
-        return json.loads(path.with_suffix(".json").read_text("utf-8")).get("made")
-    except (OSError, ValueError, AttributeError):
-        return None  # what is wrong with a record is said where it is shown
-
-
-def check(path: Path | str, arrays: dict[str, np.ndarray]) -> None:
-    """Raise `InputError`, which begins with `path`, if arrays are not the parts of a set as stated above."""
-    for part, fits, expected in _expected(arrays):
-        if not fits:
-            array = arrays[part]
-            extent = f" of {array.min()} to {array.max()}" if array.dtype.kind in "iuf" and array.size else ""
-            raise InputError(f"{path}: {part} is {array.dtype} {array.shape}{extent}, expected {expected}")
-    try:
-        counts = votes.validate(arrays["counts"], arrays["class_names"].size)
-    except InputError as error:
-        raise InputError(f"{path}: counts: {error}") from error
-    if "ratings" in arrays:
-        made = votes.count(arrays["ratings"], counts.shape[1])
-        if (off := np.flatnonzero((made != counts).any(axis=1))).size:
-            found = f"ratings of image {off[0]} make the counts {made[off[0]].tolist()}"
-            raise InputError(f"{path}: {found}, expected {counts[off[0]].tolist()}")
-
-
-def _expected(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str]]:
-    """Yield each part, whether it is as it should be, and how that is."""
-    images, class_names = arrays["images"], arrays["class_names"]
-    n, k = len(images) if images.ndim else 0, class_names.size
-    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
-    yield "images", images.dtype == np.uint8 and square, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}"
-    yield "class_names", _are_names(class_names) and k >= 2, "text (K,), K at least 2, all different"
-    if "ids" in arrays:
-        fits = _are_names(arrays["ids"]) and arrays["ids"].shape == (n,)
-        yield "ids", fits, f"text ({n},), one an image, all different"
-    yield "counts", arrays["counts"].shape == (n, k), f"({n}, {k}), one row an image and one column a class"
-    for part, rank, low, high in (("labels", 1, 0, k - 1), ("fold", 1, 1, 1000), ("ratings", 2, -1, min(k - 1, 127))):
-        if (array := arrays.get(part)) is not None:
-            whole = array.dtype.kind in "iu" and array.ndim == rank and len(array) == n
-            fits = whole and ((array >= low) & (array <= high)).all()
-            yield part, fits, f"whole numbers ({n},{' R' * (rank - 1)}) of {low} to {high}"
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file that a set is made of."""
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a zip archive, or not a whole one")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {part: file[part] for part in _PARTS if part in file.files}
+            arrays = {part: file[part] for part in PARTS if part in file}
     except UNREADABLE as error:
         raise InputError(f"{path} is not a set of images: {error}") from error
-    for part in ("images", "counts", "class_names", *arrays):
+    return labelled(str(path), path.stem, arrays)
+
+
+def labelled(where: str, name: str, arrays: dict[str, np.ndarray]) -> LabelledImages:
+    """Return the parts of a set, see above, as labelled images; raise `InputError`, which begins with `where`."""
+    for part in PARTS[:3]:
         if not isinstance(arrays.get(part), np.ndarray):
-            raise InputError(f"{path} is not a set of images: it has no array '{part}'")
-    return arrays
+            raise InputError(f"{where} is not a set of images: it has no array '{part}'")
 
+    def require(part: str, fits: bool, expected: str) -> None:
+        if not fits:
+            raise InputError(f"{where}: {part} is {arrays[part].dtype} {arrays[part].shape}, expected {expected}")
 
-def _are_names(array: np.ndarray) -> bool:
-    return array.dtype.kind == "U" and array.ndim == 1 and len(set(array.tolist()) - {""}) == len(array)
+    images, k = arrays["images"], arrays["class_names"].size
+    square = images.ndim in (3, 4) and images.shape[3:] in ((), (3,)) and images.shape[1] == images.shape[2] >= SMALLEST
+    require("images", square and images.dtype == np.uint8, f"uint8 (N, H, H) or (N, H, H, 3), H at least {SMALLEST}")
+    for part, least in (("class_names", 2), ("ids", 0)):
+        text = arrays.get(part, np.zeros(0, str))
+        named = text.dtype.kind == "U" and text.ndim == 1 and len({*text.tolist()} - {""}) == len(text) >= least
+        require(part, named, f"text of one dimension, all different, at least {least}")
+    for part, rank, low, high in (("labels", 1, 0, k - 1), ("fold", 1, 1, 1000), ("ratings", 2, -1, min(k - 1, 127))):
+        array = arrays.get(part, np.ones((0,) * rank, int))
+        whole = array.dtype.kind in "iu" and array.ndim == rank and ((array >= low) & (array <= high)).all()
+        require(part, whole, f"whole numbers of {rank} dimension(s), from {low} to {high}")
+    try:
+        counts, ratings = votes.validate(arrays["counts"], k), arrays.get("ratings")
+        data = LabelledImages(
+            name=name,
+            images=np.ascontiguousarray(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)),
+            truth=votes.soft(counts),
+            class_names=tuple(arrays["class_names"].tolist()),
+            ids=tuple(arrays.get("ids", np.array([f"{name}-{i:05d}" for i in range(len(images))])).tolist()),
+            votes=counts,
+            ratings=None if ratings is None else ratings.astype(np.int8),
+            fold=arrays.get("fold"),
+            official=arrays.get("labels"),
+        )
+        if ratings is not None and (off := np.flatnonzero((votes.count(ratings, k) != counts).any(axis=1))).size:
+            raise InputError(f"the ratings of image {off[0]} do not make its counts, {counts[off[0]].tolist()}")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return data
