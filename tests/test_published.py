@@ -14,7 +14,7 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import status
 from beyond_hard_labels.data import sets
 from beyond_hard_labels.learn import metrics
-from beyond_hard_labels.runs import compare, ensure, fresh, maps, publish, store, study
+from beyond_hard_labels.runs import ensure, fresh, maps, publish, store, study
 from conftest import ROOT, TINY, remade
 
 ON_FILE = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
@@ -135,26 +135,26 @@ def change_a_logit(run):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_a_changed_published_run_is_found(drawn, sealed):
     made, _ = drawn
-    assert compare.published_faults() == (len(made.specs()), 0, [])
+    assert publish.published_faults() == (len(made.specs()), 0, [])
     run = of_project(made)[0]
     change_a_logit(run)
     if sealed:
         remade(run.folder)
-    *_, (fault,) = compare.published_faults()
+    *_, (fault,) = publish.published_faults()
     assert run.spec.key in fault
     assert ("its predictions give" if sealed else "predictions.npz not as it was stored") in fault
 
 
 def test_scores_without_truth_are_computed_again_where_the_set_is_here(publishing, one):
     publishing(one)
-    assert compare.published_faults() == (2, 0, [])
+    assert publish.published_faults() == (2, 0, [])
     run = of_project(one)[0]
     change_a_logit(run)
     remade(run.folder)
-    *_, (fault,) = compare.published_faults()
+    *_, (fault,) = publish.published_faults()
     assert "its predictions give" in fault
     take_away_the_set()
-    assert compare.published_faults() == (0, 2, [])  # nothing to hold them against
+    assert publish.published_faults() == (0, 2, [])  # nothing to hold them against
 
 
 def test_a_retrained_run_is_equal_at_the_precision_in_which_it_was_published(drawn):
@@ -166,29 +166,29 @@ def test_a_retrained_run_is_equal_at_the_precision_in_which_it_was_published(dra
     )
     remade(run.folder)
     run = store.load(run.folder)
-    table, equal = compare.compare(run, {"kl": 0.0, "macro_accuracy": 0.0})
+    table, equal = publish.compare(run, {"kl": 0.0, "macro_accuracy": 0.0})
     assert equal
     assert table["difference"].tolist() == [0, 0]
     assert table["within"].all()
     change_a_logit(run)
     remade(run.folder)
-    table, equal = compare.compare(store.load(run.folder), {"kl": 0.0})
+    table, equal = publish.compare(store.load(run.folder), {"kl": 0.0})
     assert not equal
     assert not table["within"].any()
 
 
 def test_a_new_metric_breaks_no_published_run(drawn, one, publishing, monkeypatch):
     publishing(one)
-    before = compare.published_faults()
+    before = publish.published_faults()
     metric = metrics.Metric(lambda truth, predicted: float(predicted.max(axis=1).mean()), "confidence", 0)
     monkeypatch.setitem(metrics.METRICS, "confidence", metric)
-    assert compare.published_faults() == before
+    assert publish.published_faults() == before
     take_away_the_set()
     known, unknown = (scores(of_project(made))["confidence"] for made in (drawn[0], one))
     assert known.between(0, 1).all()
     assert unknown.isna().all()  # without the truth it cannot be computed
     with pytest.raises(InputError, match="has no score confidence"):
-        compare.compare(of_project(one)[0], {"confidence": 0.1})
+        publish.compare(of_project(one)[0], {"confidence": 0.1})
 
 
 def test_a_published_run_is_fresh_until_code_that_made_it_changes(drawn, monkeypatch):
@@ -228,5 +228,5 @@ def test_what_is_here_is_published_again_and_what_is_not_is_refused(publishing, 
 
 def test_everything_in_results_follows_from_itself():
     assert paths.published_folder() == ROOT / "results"
-    *_, faults = compare.published_faults()
+    *_, faults = publish.published_faults()
     assert faults == []

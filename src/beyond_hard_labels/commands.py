@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import sys
 import time
@@ -19,7 +18,6 @@ from beyond_hard_labels.book import status as state
 from beyond_hard_labels.data import fetch as published_sets
 from beyond_hard_labels.data import known, sets
 from beyond_hard_labels.learn.metrics import METRICS
-from beyond_hard_labels.runs import compare as proofs
 from beyond_hard_labels.runs import fresh, grids, packing, publish, store
 from beyond_hard_labels.runs.ensure import ensure_specs, find_or_train
 from beyond_hard_labels.runs.inputs import images_of
@@ -98,7 +96,7 @@ def book(arguments) -> int:
 def verify(arguments) -> int:
     from beyond_hard_labels.book.verify import faults
 
-    again, by_checksum, found = proofs.published_faults()
+    again, by_checksum, found = publish.published_faults()
     print(f"published runs: the scores of {again} computed again, {by_checksum} held against checksums only")
     for line in found:
         _fault(line)
@@ -122,7 +120,7 @@ def compare(arguments) -> int:
     if not (there := [folder for folder in places if folder.is_dir()]):
         where = f"{places[1].parent} or {places[2].parent}"
         raise InputError(f"there is no run '{arguments.run}', expected a folder, or a key in {where}")
-    table, equal = proofs.compare(store.load(there[0]), proofs.TOLERANCES | given)
+    table, equal = publish.compare(store.load(there[0]), publish.TOLERANCES | given)
     within = table["within"].all()
     print(table.drop(columns="within").to_string(index=False))
     print("predictions equal to the last bit" if equal else "predictions differ in some bits")
@@ -174,7 +172,7 @@ def _ensured(arguments, specs: list) -> list:
         raise InputError("--workers is for this machine; expected without --scheduler")
     from beyond_hard_labels.runs.cluster import workers_of
 
-    with workers_of(arguments.scheduler, specs) as executor:
+    with workers_of(arguments.scheduler) as executor:
         return ensure_specs(specs, deadline=deadline, executor=executor)
 
 
@@ -211,13 +209,12 @@ def _grid(arguments) -> int:
     if arguments.publish and not arguments.full:
         raise InputError("--publish is of the whole grid; expected --full with it")
     study, which = _plan(arguments), "full" if arguments.full else "slice"
-    parts, cores = grids.parts(arguments.grid, study, which=which), _check_workers(arguments)
-    cores = cores or len(os.sched_getaffinity(0))
-    print(grids.plan_table(parts, workers=cores).to_string(index=False))
+    parts = grids.parts(arguments.grid, study, which=which)
+    print(grids.plan_table(parts).to_string(index=False))
     for name, dataset in grids.left_out(arguments.grid).items():
         print(f"{name} is left out: {dataset} is not on this machine, bhl data fetch {dataset} brings it")
     if arguments.dry_run:
-        print(f"minutes are an estimate for {cores} core(s); nothing was trained")
+        print("nothing was trained")
         return 0
     specs = [spec for part in parts.values() for spec in part]
     try:

@@ -1,7 +1,7 @@
 """What the grids of runs come to: differences between any two of their settings, numbers only.
 
-Estimators take the rows of a grid, one a run, see `runs.grids.rows`, and compare split by split, since
-splits share images and settings share splits; every interval is the corrected one.
+Estimators take the rows of a grid, one a run, see `runs.grids.rows`, and compare split by split, since splits share
+images and settings share splits; every interval is the corrected one.
 """
 
 from collections.abc import Hashable, Sequence
@@ -35,9 +35,9 @@ def contrasts(
     Returns
     -------
     pandas.DataFrame
-        The columns `by` and `column`, in ascending order; ``base`` and ``level``, means of the metric at the
-        base and at the value; mean, sd, low, high, p, n and ``detectable`` of the difference, as in
-        `significance.paired`. Of a value that no split shares with the base there is no row.
+        The columns `by` and `column`, in ascending order; ``base`` and ``level``, means of the metric at the base and
+        at the value; mean, sd, low, high, p, n and ``detectable`` of the difference, as in `significance.paired`. Of a
+        value that no split shares with the base there is no row.
 
     Raises
     ------
@@ -68,8 +68,8 @@ def contrasts(
 def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
     """Return by what factor the KL with some votes an image exceeds that with all, and where that is little enough.
 
-    The factor is of the KL above the floor, which no model can go below, and a geometric mean over the
-    splits: a KL of 0.06 where all votes give 0.05, above a floor of 0.01, is a factor of 1.25.
+    The factor is of the KL above the floor, which no model can go below, and a geometric mean over the splits: a KL of
+    0.06 where all votes give 0.05, above a floor of 0.01, is a factor of 1.25.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) 
     Returns
     -------
     pandas.DataFrame
-        The columns `by`, ``votes_per_image``, ``factor`` with its interval low and high, ``n``; ``estimated``
-        and ``enough``: whether the factor, and whether the whole interval, is within the margin at this
-        number of votes and at every larger one. One split has no interval, and shows nothing to be enough.
+        The columns `by`, ``votes_per_image``, ``factor`` with its interval low and high, ``n``; ``estimated`` and
+        ``enough``: whether the factor, and whether the whole interval, is within the margin at this number of votes and
+        at every larger one. One split has no interval, and shows nothing to be enough.
     """
     excess = rows.assign(log_excess=np.log(rows["kl"] - rows["floor"]))
     table = contrasts(excess, "log_excess", "votes_per_image", 0, by)
@@ -102,10 +102,10 @@ def rivals(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The settings of a run, ``macro_accuracy``, ``kl``, and ``arm``: hard, soft; "hard, smoothed" of runs
-        with label smoothing; "hard, own T" and "hard, true T" of the hard arm after scaling by a
-        temperature that was fitted to the hard labels, and to the soft truth, of the validation images.
-        A temperature leaves the predicted class, and so the accuracy, as it is.
+        The settings of a run, ``macro_accuracy``, ``kl``, and ``arm``: hard, soft; "hard, smoothed" of runs with label
+        smoothing; "hard, own T" and "hard, true T" of the hard arm after scaling by a temperature that was fitted to
+        the hard labels, and to the soft truth, of the validation images. A temperature leaves the predicted class, and
+        so the accuracy, as it is.
     """
     once = rows.drop_duplicates("key", ignore_index=True)
     smoothed = once["label_smoothing"] > 0
