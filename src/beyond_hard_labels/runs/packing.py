@@ -50,7 +50,8 @@ def pack(specs: list[RunSpec], path: Path) -> Packed:
         for group in _groups(specs):
             contents = {name: (build / name).read_bytes() for name in group}
             size = sum(2 * tarfile.BLOCKSIZE + len(content) for content in contents.values())
-            fits = made.tell() + size + tarfile.RECORDSIZE <= MOST_PARTS * PART_BYTES
+            known = len(group) > 1 or f"{Path(group[0]).parent}/manifest.json" in names  # weights need the rest
+            fits = known and made.tell() + size + tarfile.RECORDSIZE <= MOST_PARTS * PART_BYTES
             (names if fits else left_out).extend(group)
             for name, content in contents.items() if fits else ():
                 member = tarfile.TarInfo(name)  # without date and owner
