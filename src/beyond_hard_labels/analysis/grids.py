@@ -25,10 +25,10 @@ def contrasts(
     Parameters
     ----------
     rows : pandas.DataFrame
-        One row a run, with ``split`` and the columns named here. Within a cell a split has one run a value.
-    metric, column : str
-    base : hashable
-        The value of `column` that all others are compared with.
+        One row a run, with ``split`` and the columns named here. Within a cell a split has one run a value, or
+        `ValueError` is raised.
+    metric, column, base
+        The two columns, and the value of `column` that all others are compared with.
     by : sequence of str
         Columns that make up a cell, at least one.
 
@@ -38,11 +38,6 @@ def contrasts(
         The columns `by` and `column`, in ascending order; ``base`` and ``level``, means of the metric at the base and
         at the value; mean, sd, low, high, p, n and ``detectable`` of the difference, as in `significance.paired`. Of a
         value that no split shares with the base there is no row.
-
-    Raises
-    ------
-    ValueError
-        If a split has two runs of a value, which then differ in a setting that `by` leaves out.
     """
     keys = [*by, "split", column]
     if rows.duplicated(keys).any():
@@ -77,8 +72,6 @@ def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) 
         Of one arm, with ``kl``, ``floor``, ``votes_per_image`` (0 for all), ``split`` and the columns `by`.
     margin : float
         What is little enough: 0.25 for a quarter more than with all votes.
-    by : sequence of str
-        Columns that make up a cell, at least one.
 
     Returns
     -------
@@ -99,13 +92,9 @@ def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) 
 def rivals(rows: pd.DataFrame) -> pd.DataFrame:
     """Return both arms and what can be had without soft labels in training, one row a run and ``arm``.
 
-    Returns
-    -------
-    pandas.DataFrame
-        The settings of a run, ``macro_accuracy``, ``kl``, and ``arm``: hard, soft; "hard, smoothed" of runs with label
-        smoothing; "hard, own T" and "hard, true T" of the hard arm after scaling by a temperature that was fitted to
-        the hard labels, and to the soft truth, of the validation images. A temperature leaves the predicted class, and
-        so the accuracy, as it is.
+    To the settings of a run, ``macro_accuracy`` and ``kl`` comes ``arm``: hard, soft; "hard, smoothed" of runs with
+    label smoothing; "hard, own T" and "hard, true T" of the hard arm after scaling by a temperature that was fitted to
+    the hard labels, and to the soft truth, of the validation images, which leaves the accuracy as it is.
     """
     once = rows.drop_duplicates("key", ignore_index=True)
     smoothed = once["label_smoothing"] > 0

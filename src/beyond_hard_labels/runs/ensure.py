@@ -70,16 +70,11 @@ def ensure_specs(
     workers : int, optional
         Processes; by default as many as the cores hold at the threads of a run, one for cuda. No result depends on it.
     deadline : float
-        ``time.time()`` after which no step starts.
+        ``time.time()`` after which no step starts. If runs are missing then, `TimeUp` is raised; another call goes on.
     executor : concurrent.futures.Executor, optional
         Runs the trainings in place of a process pool; it must see the same build folder.
 
-    Raises
-    ------
-    TimeUp
-        If runs are missing at the deadline; what was done is kept, so another call goes on.
-    NotTrained
-        If runs are missing and none may be trained here.
+    Raises `NotTrained` if runs are missing and none may be trained here.
     """
     specs = list(dict.fromkeys(specs))
     missing = [spec for spec in specs if find(spec) is None]
@@ -164,15 +159,9 @@ class Section(NamedTuple):
 def sections(study: Study, asked: dict[str, Any]) -> dict[str, Section]:
     """Return what there is of each of `SETS`, by its name, after training the runs that are missing.
 
-    A set of which there is nothing, neither images nor published runs, is left out.
-
-    Parameters
-    ----------
-    study : Study
-        That of the book; its changes hold here, too, but for what a file decides. Beyond the profile ``paper`` one
-        split is trained, unless ``splits`` was changed.
-    asked : dict
-        ``dataset``, the only set to show, and further parameters of the chapter; None stands for no wish.
+    A set of which there is nothing, neither images nor published runs, is left out. What was changed of the `study`
+    holds here, too, but for what a file decides; beyond the profile ``paper`` one split is trained, unless ``splits``
+    was changed. `asked` has ``dataset``, the only set to show, and further parameters, None for no wish.
     """
     asked = {name: value for name, value in asked.items() if value is not None}
     only = asked.pop("dataset", None)

@@ -40,8 +40,8 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
     Diverged
         If the training ends in numbers that are not finite; no checkpoint is left.
     Moved
-        If the code changed since this process began, or code or data during the training; nothing is stored.
-        Checkpoints stay: they name what they were made of, so they count again once that is back, and not before.
+        If the code changed since this process began, or code or data during the training; nothing is stored, and
+        checkpoints count again once what they were made of is back.
     """
     try:
         import safetensors  # noqa: F401

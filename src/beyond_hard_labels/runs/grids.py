@@ -119,7 +119,7 @@ def plan_table(of_parts: dict[str, list[RunSpec]]) -> pd.DataFrame:
 
 
 def rows(found: list[Run]) -> pd.DataFrame:
-    """Return one row a run.
+    """Return one row a run; a published one has NaN for a metric that is newer.
 
     Returns
     -------
@@ -127,10 +127,8 @@ def rows(found: list[Run]) -> pd.DataFrame:
         The fields `VARYING`; ``training_images``; ``key``; every metric of `metrics.METRICS` on the test images,
         ``one_hot_kl`` under the name ``kl_one_hot``; ``temperature`` and ``kl_scaled`` (fitted to the run's own targets
         on the validation images), ``temperature_truth`` and ``kl_scaled_truth`` (to the soft truth), see
-        `Run.temperatures`; ``floor``, the KL that a model would keep that knows each distribution, since the truth is
-        made of finitely many votes (`metrics.noise_floor`, 0 for an exact truth); ``label_floor``, the same of the
-        labels trained on, see `label_floor`; ``seconds`` of training. A published row has NaN for a metric that is
-        newer.
+        `Run.temperatures`; ``floor``, the KL that a model would keep that knows each distribution, see
+        `metrics.noise_floor`, 0 for an exact truth; `label_floor` of the labels trained on; ``seconds`` of training.
     """
     table = []
     for run in found:
@@ -182,7 +180,7 @@ def _tables(name: str, found: list[Run]) -> Results:
 
 def results(grid: str, study: Study) -> Results:
     """Return the published full parts of a grid and the slice of the others, which is trained here if missing."""
-    of_project, own = _shown(grid, study)
+    of_project, own = _shown(grid, study), to_train(grid, study)
     trained = {run.spec: run for run in ensure_specs([spec for specs in own.values() for spec in specs])}
     tables = [part[:2] for part in of_project.values()]
     tables += [_tables(name, [trained[spec] for spec in specs]) for name, specs in own.items()]
@@ -191,14 +189,14 @@ def results(grid: str, study: Study) -> Results:
 
 def to_train(grid: str, study: Study) -> dict[str, list[RunSpec]]:
     """Return the specs of each part of the slice that `results` shows for want of a published one."""
-    return _shown(grid, study)[1]
+    of_project = _shown(grid, study)
+    return {name: specs for name, specs in parts(grid, study).items() if name not in of_project}
 
 
-def _shown(grid: str, study: Study) -> tuple[dict[str, Part], dict[str, list[RunSpec]]]:
-    """Return the published parts, unless a parameter of runs was changed or the profile is smoke, and the others."""
-    as_published = study.profile != "smoke" and not study.changed.keys() - {"perplexity", "tsne_iterations"}
-    of_project = published(grid) if as_published else {}
-    return of_project, {name: specs for name, specs in parts(grid, study).items() if name not in of_project}
+def _shown(grid: str, study: Study) -> dict[str, Part]:
+    """Return the published parts, none if a parameter of runs was changed or the profile is smoke."""
+    changed = study.changed.keys() - {"perplexity", "tsne_iterations"}
+    return {} if changed or study.profile == "smoke" else published(grid)
 
 
 def grid_files(grid: str) -> list[Path]:

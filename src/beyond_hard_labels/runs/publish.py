@@ -105,11 +105,8 @@ def compare(run: Run, tolerances: Mapping[str, float] = TOLERANCES) -> tuple[pd.
     `tolerances` are the largest differences that count as the same result, by metric. Raises `InputError` if a
     published run without its truth has no score of a name.
 
-    Returns
-    -------
-    tuple
-        One row a metric: ``metric``, ``stored``, ``again``, ``difference``, ``tolerance``, ``within``; and whether the
-        predictions are equal to the last bit that is stored.
+    Return one row a metric: ``metric``, ``stored``, ``again``, ``difference``, ``tolerance``, ``within``; and whether
+    the predictions are equal to the last bit that is stored.
     """
     asked = {name: metrics.METRICS[name] for name in tolerances}
     stored, logits = run.score(asked), run.stored("test_logits")
@@ -129,13 +126,8 @@ def published_faults() -> tuple[int, int, list[str]]:
     """Hold everything that the project publishes against itself.
 
     Every file is compared with its checksum, every row of a grid with its key, and the scores of every run that may
-    carry its truth with those that its predictions give.
-
-    Returns
-    -------
-    tuple
-        Of how many runs the scores were computed again, how many were held against checksums only, and one line for
-        each fault.
+    carry its truth with those that its predictions give. Return of how many runs the scores were computed again, how
+    many were held against checksums only, and one line for each fault.
     """
     again, by_checksum, found = 0, 0, []
     for folder in sorted(path.parent for path in paths.published_folder().glob("*/spec.json")):

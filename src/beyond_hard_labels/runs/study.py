@@ -72,13 +72,8 @@ def plan(profile: str = "quick", **overrides) -> Study:
     """Return the study of a profile with some parameters changed.
 
     A set may have values of its own in a profile (``profiles/sets.yml``), which come before what was changed. Where the
-    file of a set is not here, its size is taken from a published run of the study.
-
-    Raises
-    ------
-    InputError
-        On unknown names, wrong types and values out of range, see `parameters.check`; if the set is not here, or has
-        not what is asked of it.
+    file of a set is not here, its size is taken from a published run of the study. Raises `InputError` on a parameter
+    that `parameters.check` refuses, and if the set is not here, or has not what is asked of it.
     """
     check(valid_parameters(), {"profile": profile})
     changed = dict(sorted(check(valid_parameters(), overrides).items()))
