@@ -321,21 +321,6 @@ def test_a_full_disk_is_named_nothing_is_left_in_part_and_with_room_the_run_goes
     assert bits(paths.build_folder() / "runs" / spec().key) == bits(undisturbed)
 
 
-def test_a_full_disk_is_named_in_a_download_and_nothing_is_left(disk, full, tmp_path, capsys):
-    (tmp_path / "shelf").mkdir()
-    digest = files.checksum(archives.pack(tmp_path / "shelf" / "MiceBone.zip", archives.micebone()[0]))
-    filler = full(left=40_000)
-    with archives.served(tmp_path / "shelf") as (url, _):
-        arguments = ["data", "fetch", "micebone", "--from", url, "--sha256", digest]
-        assert cli.main(arguments) == 2
-        said = capsys.readouterr().err.splitlines()[-1]  # after the bar
-        assert said.startswith(f"bhl: error: micebone cannot be put into the data cache {disk / 'cache'}")
-        assert "No space left on device" in said
-        assert halves(disk) == list((disk / "cache").glob("*.npz")) == []
-        filler.unlink()
-        assert cli.main(arguments) == 0
-
-
 # Whole commands, as they are called
 
 
