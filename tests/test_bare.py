@@ -44,9 +44,7 @@ def bare(tmp_path):
     ("absent", "code", "said"),
     [
         pytest.param(ABSENT, 0, "packed 2 run(s)", id="what only the book needs"),
-        pytest.param(
-            ("safetensors",), 2, "the package safetensors is not installed", id="what weights are stored with"
-        ),
+        pytest.param(("safetensors",), 2, "the package safetensors is not installed", id="what stores weights"),
     ],
 )
 def test_a_study_trains_and_is_packed_without_what_is_not_needed_and_says_what_is(bare, absent, code, said):
