@@ -56,8 +56,7 @@ def contrasts(
             levels = (*cell, value, pair[base].mean(), pair[value].mean())
             found.append((*levels, mean, gap.std(), low, high, p, len(gap), (high - low) / 2))
     types = rows[[*by, column]].dtypes.to_dict() | dict.fromkeys(_FOUND, float) | {"n": int}
-    table = pd.DataFrame(found, columns=[*by, column, *_FOUND]).astype(types)
-    return table.sort_values([*by, column], ignore_index=True)
+    return pd.DataFrame(found, columns=[*types]).astype(types).sort_values([*by, column], ignore_index=True)
 
 
 def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
