@@ -113,3 +113,27 @@ def test_a_pickle_is_refused_as_weights(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="not a safetensors file"):
         models.build(config(weights=str(path), weights_sha256=checksum(path)), 6, 3, 0)
+
+
+def test_imagenet_weights_of_efficientnet_lite0_come_from_a_package_and_know_a_daisy():
+    from sklearn.datasets import load_sample_image
+
+    asked = config(backbone="efficientnet_lite0", weights="imagenet")
+    model = models.build(asked, 6, 3, 0).eval()
+    image = torch.tensor(load_sample_image("flower.jpg")).permute(2, 0, 1)[None].float()
+    image = torch.nn.functional.interpolate(image, size=(224, 224), mode="bilinear", antialias=True)
+    head = torch.load(models._weights_file(asked), weights_only=True)
+    with torch.inference_mode():
+        logits = model(image / 127.5 - 1)[1] @ head["_fc.weight"].T + head["_fc.bias"]
+    assert logits.argmax().item() == 985  # daisy
+
+
+def test_weights_in_another_order_are_refused(tmp_path):
+    asked = config(backbone="efficientnet_lite0", weights="imagenet")
+    found = torch.load(models._weights_file(asked), weights_only=True)
+    names = list(found)
+    names[1], names[2] = names[2], names[1]
+    torch.save({name: found[name] for name in names}, tmp_path / "turned.pth")
+    backbone = models.build(config(backbone="efficientnet_lite0"), 6, 3, 0).backbone
+    with pytest.raises(InputError, match=r"turned\.pth does not fit: _bn0\.bias for bn1\.weight"):
+        models._read_lite0(tmp_path / "turned.pth", backbone)

@@ -14,7 +14,10 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.rng import stream
 
 LABEL_KINDS = ("hard", "soft")
-TARGET_KINDS = (*LABEL_KINDS, "hard_weighted", "soft_colour", "soft_shape", "soft_shuffled", "one_vote")
+TARGET_KINDS = (
+    *(*LABEL_KINDS, "hard_weighted", "soft_colour", "soft_shape", "soft_shuffled", "one_vote"),
+    *("dawid_skene", "dawid_skene_hard"),
+)
 TIE_POLICIES = ("first", "random", "split", "drop")
 
 

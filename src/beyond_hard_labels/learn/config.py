@@ -10,7 +10,9 @@ from beyond_hard_labels.base.parameters import check, option, options
 class TrainConfig:
     """Everything that decides what a training does with given images and targets."""
 
-    backbone: str = option("network", choices=("densenet121", "resnet50v2", "small", "small_mobile"))
+    backbone: str = option(
+        "network", choices=("densenet121", "resnet50v2", "small", "small_mobile", "efficientnet_lite0")
+    )
     weights: str = option("initial weights: none, imagenet, or a safetensors file of the backbone")
     weights_sha256: str = option("checksum of a weights file, empty otherwise")
     head: str = option("linear (after dropout), or mlp (128 and 64 units, batch norm)", choices=("linear", "mlp"))

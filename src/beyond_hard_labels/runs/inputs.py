@@ -8,7 +8,7 @@ import numpy as np
 
 from beyond_hard_labels.base import memory
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.data import sets, votes
+from beyond_hard_labels.data import annotators, sets, votes
 from beyond_hard_labels.data.images import LabelledImages, Split, random_split, shrink, slice_split, thin
 from beyond_hard_labels.runs.spec import RunSpec
 
@@ -82,10 +82,16 @@ def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
     ``hard`` and ``soft`` are the paper's (`votes.targets`). ``hard_weighted`` counts an image as much as its largest
     share. ``soft_colour`` and ``soft_shape`` are soft in the one and hard in the other. ``soft_shuffled`` is the soft
     label of another image of the same majority and part of the split. ``one_vote`` is drawn anew from the soft label in
-    each epoch.
+    each epoch. ``dawid_skene`` is what that model of annotators believes, and ``dawid_skene_hard`` the class that it
+    believes in most.
     """
     cast, short = (data.truth if data.votes is None else data.votes), np.zeros(len(data.ids), bool)
-    if spec.votes_per_image and data.votes is None:
+    given = ratings_of(spec, data)
+    if given is not None:
+        k = len(data.class_names)
+        believed = annotators.aggregate(given, "dawid_skene", k) if spec.labels.startswith("dawid_skene") else None
+        cast = votes.count(given, k) if believed is None else believed
+    elif spec.votes_per_image and data.votes is None:
         cast = votes.draw(data.truth, spec.votes_per_image, spec.split)
     elif spec.votes_per_image:
         cast, short = votes.subsample(cast, spec.votes_per_image, spec.split)
@@ -106,7 +112,24 @@ def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
                 raise InputError(f"labels are '{spec.labels}', which {data.name} has not: expected the synthetic set")
             pair = (soft.rows, hard.rows) if spec.labels == "soft_colour" else (hard.rows, soft.rows)
             return hard._replace(rows=shapes.product(*pair))
-    return hard if spec.labels == "hard" else soft
+    return hard if spec.labels in ("hard", "dawid_skene_hard") else soft
+
+
+def ratings_of(spec: RunSpec, data: LabelledImages) -> np.ndarray | None:
+    """Return what each annotator of a run says of each image, int64 (N, R), -1 for nothing; None if nobody is known.
+
+    A model of annotators has the votes of those who voted, and a simulated crowd votes on the exact truth.
+    """
+    if spec.crowd != "exact" or (spec.labels.startswith("dawid_skene") and data.votes is None):
+        if data.votes is not None or not spec.votes_per_image:
+            raise InputError(
+                f"crowd is '{spec.crowd}' with {spec.votes_per_image} votes an image of {data.name}, expected a number "
+                "of votes (votes_per_image) and a set without annotators of its own"
+            )
+        return annotators.ratings(data.truth, spec.votes_per_image, spec.crowd, spec.noise, spec.split)
+    if spec.labels.startswith("dawid_skene") and data.ratings is None:
+        raise InputError(f"labels are '{spec.labels}', and it is not known who voted in {data.name}")
+    return data.ratings if spec.labels.startswith("dawid_skene") else None
 
 
 def empty_classes(given: Given) -> dict[str, list[str]]:

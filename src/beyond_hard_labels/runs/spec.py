@@ -5,6 +5,7 @@ import json
 from dataclasses import MISSING, dataclass, fields
 
 from beyond_hard_labels.base.parameters import option
+from beyond_hard_labels.data.annotators import CROWDS
 from beyond_hard_labels.data.votes import TARGET_KINDS, TIE_POLICIES
 from beyond_hard_labels.learn.config import TrainConfig
 
@@ -33,6 +34,8 @@ class RunSpec(TrainConfig):
         "test images beside the set, the same for every data_seed; 0: a part of it", at_least=0, default=0
     )
     ambiguous: str = option("ambiguous training images", choices=("kept", "left_out", "replaced"), default="kept")
+    crowd: str = option("simulated annotators who vote, and how they err", choices=CROWDS, default="exact")
+    noise: float = option("how often they err", at_least=0.0, at_most=1.0, default=0.0)
 
     @property
     def key(self) -> str:
