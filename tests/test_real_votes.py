@@ -274,13 +274,6 @@ def test_a_published_run_needs_fewer_files_and_each_of_them(publishing, one, nam
         store.load(folder)
 
 
-def test_a_local_run_is_not_whole_without_its_weights(one):
-    run = execute.execute(one.spec("soft", 0))
-    (run.folder / "weights.safetensors").unlink()
-    with pytest.raises(InputError, match=r"weights\.safetensors not found"):
-        store.load(run.folder)
-
-
 def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(publishing):
     put("micebone", side=32)
     publishing(study.plan("smoke", dataset="micebone", **SMALL | {"splits": 2}))

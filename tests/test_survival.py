@@ -399,9 +399,11 @@ def test_a_book_that_ends_in_the_middle_of_a_notebook_is_built_by_the_next_call(
     root, build, flag, go = (tmp_path / name for name in ("project", "build", "flag", "go"))
     shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
-    shutil.copy(ROOT / "book" / "references.bib", root / "book")
+    for name in ("references.bib", "runs.md"):
+        shutil.copy(ROOT / "book" / name, root / "book")
     shutil.copy(ROOT / "_config.yml", root)
-    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/01_one\n")
+    chapters = "chapters:\n  - file: notebooks/01_one\n  - file: book/runs\n"
+    (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/intro\n{chapters}")
     (root / "book" / "intro.md").write_text("# Title\n\nProfile {{ profile }}.\n")
     (root / "notebooks").mkdir()
     wait = f"import time, pathlib\npathlib.Path('{flag}').touch()\n"
