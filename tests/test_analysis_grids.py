@@ -101,19 +101,16 @@ def test_several_runs_of_a_split_are_refused_with_the_setting_that_was_left_out(
         contrasts(pd.concat([rows, rows]), "kl", "labels", "hard", ["dataset", "epochs"])
 
 
-def test_a_part_that_is_not_here_gives_empty_tables_and_numbers_that_are_none():
+def test_the_numbers_of_a_row_are_found_by_a_condition_and_none_are_of_a_part_that_is_not_here():
+    table = pd.DataFrame({"arm": ["hard", "soft"], "kl": [0.8, 0.1]})
+    assert at(table, "arm == 'soft'")["kl"] == 0.1
+    assert at(table)["kl"] == pytest.approx(0.45)
     none = votes({0: 0.1}).query("part == 'other'")
     assert contrasts(none, "kl", "votes_per_image", 0).empty
     assert enough(none, 0.25).empty
     assert rivals(none).empty
     row = at(contrasts(none, "kl", "votes_per_image", 0), "votes_per_image == 3")
     assert row[["votes_per_image", "base", "level", "mean", "low", "high", "p", "n", "detectable"]].isna().all()
-
-
-def test_the_numbers_of_a_row_are_found_by_a_condition():
-    table = pd.DataFrame({"arm": ["hard", "soft"], "kl": [0.8, 0.1]})
-    assert at(table, "arm == 'soft'")["kl"] == 0.1
-    assert at(table)["kl"] == pytest.approx(0.45)
 
 
 def factors(levels, margin, floor=0.0, splits=5):

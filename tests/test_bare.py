@@ -40,18 +40,17 @@ def bare(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_trains_and_is_packed_without_what_only_the_book_needs(bare):
-    done = bare("study", "--profile", "smoke", *set_options(**TINY), "--pack", "carried")
-    assert done.returncode == 0, done.stderr
-    assert "packed 2 run(s)" in done.stdout
-
-
-@pytest.mark.slow
-def test_a_machine_without_safetensors_is_told_so_before_it_trains(bare):
-    refused = bare("study", "--profile", "smoke", *set_options(**TINY), absent=("safetensors",))
-    assert refused.returncode == 2, refused.stderr
-    assert "the package safetensors is not installed" in refused.stderr
-    assert "pip install safetensors" in refused.stderr
+@pytest.mark.parametrize(
+    ("absent", "code", "said"),
+    [
+        pytest.param(ABSENT, 0, "packed 2 run(s)", id="what only the book needs"),
+        pytest.param(("safetensors",), 2, "the package safetensors is not installed", id="what stores weights"),
+    ],
+)
+def test_a_study_trains_and_is_packed_without_what_is_not_needed_and_says_what_is(bare, absent, code, said):
+    done = bare("study", "--profile", "smoke", *set_options(**TINY), "--pack", "carried", absent=absent)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
 
 
 def test_the_hook_hides_what_it_should(bare):

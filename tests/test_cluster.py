@@ -54,7 +54,7 @@ def test_a_cluster_gives_the_pools_results_bitwise_also_when_a_worker_is_killed(
     of_pool = arrays(ensure.ensure(small, workers=2))
     killed = []
     monkeypatch.setenv("BHL_BUILD_DIR", str(tmp_path / "shared"))
-    with local_cluster() as made, cluster.workers_of(made.scheduler_address, small.specs()) as executor:
+    with local_cluster() as made, cluster.workers_of(made.scheduler_address) as executor:
         client = executor.executor._client
 
         def kill_a_worker_in_mid_run():
@@ -77,7 +77,7 @@ def test_a_cluster_gives_the_pools_results_bitwise_also_when_a_worker_is_killed(
 def test_without_dask_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"--scheduler needs dask\.distributed, expected the extra 'dask'"):
-        cluster.workers_of("tcp://127.0.0.1:1", []).__enter__()
+        cluster.workers_of("tcp://127.0.0.1:1").__enter__()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_without_dask_the_error_says_what_to_install(monkeypatch):
 def test_a_scheduler_that_does_not_answer_is_named(address, monkeypatch):
     monkeypatch.setattr(cluster, "ANSWER_SECONDS", 1)
     with pytest.raises(InputError, match=rf"--scheduler is '{address}', expected the address of a dask scheduler"):
-        cluster.workers_of(address, []).__enter__()
+        cluster.workers_of(address).__enter__()
 
 
 @pytest.fixture(scope="module")
@@ -96,46 +96,35 @@ def here_alone():
         yield made.scheduler_address
 
 
-def small_specs():
-    return study.plan("smoke", **TINY).specs()
+def train_on(address, monkeypatch, **worker):
+    """Let a worker train a run of a small study, though on the worker something of its provenance may be another."""
+    spec = study.plan("smoke", **TINY).specs()[0]
+    made = fresh.provenance(spec)
+    answers = iter([made])  # here; then on the worker, which is this process, too
+    there = {part: content | worker.get(part, {}) for part, content in made.items()}
+    monkeypatch.setattr(fresh, "provenance", lambda spec: next(answers, there))
+    with cluster.workers_of(address) as executor:
+        executor.submit(ensure._execute, spec, 0.0).result()
 
 
 def test_a_worker_with_other_code_or_versions_is_refused_in_the_words_of_the_status(here_alone, monkeypatch):
-    made = fresh.provenance(small_specs()[0])
-    other = made | {"versions": made["versions"] | {"torch": "9.9"}, "code": made["code"] | {"learn.models": "other"}}
-    answers = iter([other, made])  # here, then on the worker, which is this process, too
-    monkeypatch.setattr(fresh, "provenance", lambda spec: next(answers))
-    with pytest.raises(InputError, match=r"cannot take part: tcp://.*: learn\.models changed; torch 9\.9 → "):
-        cluster.workers_of(here_alone, small_specs()).__enter__()
+    with pytest.raises(InputError, match=r"worker tcp://.* cannot take part: learn\.models changed; torch .* → 9\.9"):
+        train_on(here_alone, monkeypatch, code={"learn.models": "other"}, versions={"torch": "9.9"})
+    assert not (paths.build_folder() / "runs").exists()
 
 
-def test_a_worker_that_sees_another_folder_is_refused(here_alone, tmp_path):
-    from distributed import Client
-
-    spec = small_specs()[0]
-    here = (str(tmp_path / "elsewhere"), str(tmp_path), "token")
-    with Client(here_alone, set_as_default=False) as client:
-        (told,) = client.run(cluster.faults, here, fresh.provenance(spec), spec).values()
-    assert told == [f"it does not see the folder {tmp_path / 'elsewhere'}, expected one that all machines share"]
+def test_a_worker_that_sees_another_folder_is_refused(here_alone, monkeypatch):
+    monkeypatch.setattr(Path, "touch", lambda self, **_: None)
+    with pytest.raises(InputError, match=f"it does not see the folder {paths.build_folder()}, expected one that all"):
+        train_on(here_alone, monkeypatch)
 
 
-def test_a_worker_that_trains_two_runs_at_once_is_refused():
+def test_a_worker_that_trains_two_runs_at_once_is_refused(monkeypatch):
     with (
         local_cluster(n_workers=1, processes=False, threads_per_worker=2, protocol="tcp://") as made,
         pytest.raises(InputError, match="it takes 2 tasks at once, expected one; start it with --nthreads 1"),
-        cluster.workers_of(made.scheduler_address, small_specs()),
     ):
-        pass
-
-
-def test_a_worker_that_comes_later_is_looked_at_before_it_trains(here_alone, monkeypatch):
-    with cluster.workers_of(here_alone, small_specs()) as executor:
-        made = fresh.provenance(small_specs()[0])
-        answers = iter([made | {"versions": made["versions"] | {"torch": "9.9"}}])
-        monkeypatch.setattr(fresh, "provenance", lambda spec: next(answers, made))
-        with pytest.raises(InputError, match=r"the worker .* cannot take part: torch 9\.9 → "):
-            executor.submit(ensure._execute, small_specs()[0], 0.0).result()
-    assert not (paths.build_folder() / "runs").exists()
+        train_on(made.scheduler_address, monkeypatch)
 
 
 PAGE = (ROOT / "book" / "cluster.md").read_text("utf-8")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from beyond_hard_labels import cli
 from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.data import sets, votes
@@ -56,17 +57,26 @@ def test_every_part_varies_only_what_its_rows_show_and_holds_both_arms_of_each_c
         assert arms[0] == arms[1] or name == "smoothing"
 
 
-def test_the_slices_are_a_few_minutes_and_the_full_grids_three_hours_of_two_cores():
-    minutes = {
+def test_the_slices_see_few_images_and_the_full_grids_no_more_than_three_hours_of_two_cores_can():
+    seen = {
         which: sum(
-            grids.plan_table(grids.parts(grid, study.plan("quick"), which=which), workers=2)["minutes"].iloc[-1]
+            grids.plan_table(grids.parts(grid, study.plan("quick"), which=which))["image-epochs"].iloc[-1]
             for grid in grids.GRIDS
         )
         for which in ("slice", "full")
     }
-    own_study = sum(map(grids.seconds, study.plan("quick").specs()[:4])) / 2 / 60  # trained anyhow
-    assert minutes["slice"] - own_study < 8
-    assert minutes["full"] < 180
+    own_study = sum(map(grids.images_seen, study.plan("quick").specs()[:4]))  # trained anyhow
+    assert seen["slice"] - own_study < 8 * 60 * 2 * 1500  # minutes, seconds, cores, images a second that a core trains
+    assert seen["full"] < 3 * 3600 * 2 * 1500
+
+
+def test_what_a_plan_counts_is_what_is_missing_and_each_run_once():
+    of_parts = grids.parts("when", small())
+    execute.execute(of_parts["main"][0])
+    table = grids.plan_table(of_parts | {"again": of_parts["main"]}).set_index("part")
+    assert "again" not in table.index
+    assert table.loc["main"].tolist() == [6, 5, 36 * (1 + 3 + 3) + 2 * 18]
+    assert table.loc["all", "runs"] == len({spec for specs in of_parts.values() for spec in specs})
 
 
 def test_the_long_runs_of_the_quick_slice_are_those_of_the_books_own_study():
@@ -91,16 +101,9 @@ def test_what_a_study_changes_holds_in_its_grids_but_for_what_the_grid_varies():
     assert (spec.n_images, spec.image_size, spec.augment_flip_y) == (40, 28, False)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: grids.parts("whenever", small()), "grid is 'whenever', expected one of when, votes"),
-        (lambda: grids.parts("when", small(), which="all"), "size of a grid is 'all', expected one of full, slice"),
-    ],
-)
-def test_an_unknown_grid_or_size_is_named_with_the_known_ones(call, message):
-    with pytest.raises(InputError, match=message):
-        call()
+def test_an_unknown_grid_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match="grid is 'whenever', expected one of when, votes"):
+        grids.parts("whenever", small())
 
 
 def test_a_row_holds_the_metrics_and_temperatures_of_its_run():
@@ -127,30 +130,22 @@ def divergence(share, truth):
     return np.where(share > 0, share * np.log(np.where(share > 0, share, 1) / truth), 0).sum(axis=1).mean()
 
 
-def test_the_floor_of_labels_is_met_by_labels_of_drawn_votes():
-    truth = np.tile([0.5, 0.3, 0.2], (20_000, 1))
+def test_the_floor_of_labels_is_met_by_drawn_votes_and_by_votes_that_are_taken_without_replacement():
+    truth, cast = np.tile([0.5, 0.3, 0.2], (20_000, 1)), np.tile([40, 24, 16], (20_000, 1))
     for m in (20, 60):
-        measured = divergence(votes.soft(votes.draw(truth, m, seed=0)), truth)
-        assert measured == pytest.approx(grids.label_floor(truth, m), rel=0.08)
-    assert grids.label_floor(truth, 0) == 0
-
-
-def test_the_floor_of_labels_is_met_by_votes_taken_without_replacement_and_nothing_is_left_of_all():
-    cast = np.tile([40, 24, 16], (20_000, 1))
-    for m in (20, 60):
-        measured = divergence(votes.soft(votes.subsample(cast, m, seed=0)[0]), votes.soft(cast))
-        assert measured == pytest.approx(grids.label_floor(cast, m), rel=0.08)
-    assert grids.label_floor(cast, 80) == grids.label_floor(cast, 200) == 0
+        drawn = divergence(votes.soft(votes.draw(truth, m, seed=0)), truth)
+        taken = divergence(votes.soft(votes.subsample(cast, m, seed=0)[0]), votes.soft(cast))
+        assert drawn == pytest.approx(grids.label_floor(truth, m), rel=0.08)
+        assert taken == pytest.approx(grids.label_floor(cast, m), rel=0.08)
+    assert grids.label_floor(truth, 0) == grids.label_floor(cast, 80) == grids.label_floor(cast, 200) == 0
 
 
 def test_results_are_the_slice_that_is_trained_where_missing_and_found_again(monkeypatch):
     monkeypatch.setattr(grids, "ensure_specs", train)
-    first = grids.results("votes", study.plan("smoke", **SMALL))
-    assert (first.published, first.trained) == ({}, ["synthetic", "budget"])
-    assert set(first.rows["part"]) == {"synthetic", "budget"}
-    assert first.left_out == {"fashion_mnist_h": "fashion_mnist_h", "cifar10h": "cifar10h"}
+    first = grids.results("votes", small())
+    assert list(grids.to_train("votes", small())) == list(first.rows["part"].unique()) == ["synthetic", "budget"]
     assert set(first.curves["key"]) == set(first.rows["key"])
-    pd.testing.assert_frame_equal(grids.results("votes", study.plan("smoke", **SMALL)).rows, first.rows)
+    pd.testing.assert_frame_equal(grids.results("votes", small()).rows, first.rows)
 
 
 # A published grid is made of the smoke profile's slice here, since the full one takes hours.
@@ -180,25 +175,31 @@ def published(trained, tmp_path, project, monkeypatch):
 
 def test_a_published_grid_is_shown_in_place_of_runs_also_without_them_and_without_its_set(published, monkeypatch):
     trained = grids.rows(train(grids.parts("votes", small())["cifar10h"]))
-    monkeypatch.setattr(grids, "ensure_specs", lambda specs: specs or [])
     (sets.folders()[1] / "cifar10h.npz").unlink()
     monkeypatch.setenv("BHL_BUILD_DIR", str(published / "elsewhere"))
-    shown = grids.results("votes", small())
-    assert set(shown.published) == {"synthetic", "budget", "cifar10h"}
-    assert shown.left_out == {"fashion_mnist_h": "fashion_mnist_h"}
-    assert shown.trained == []
-    part = shown.published["cifar10h"]
-    assert part.machines[0].keys() >= {"python", "system"}
-    assert part.versions.keys() >= {"torch", "numpy"}
-    assert [(change.kind, change.name) for change in part.changes] == [("away", "data file")]
-    assert shown.published["synthetic"].changes == []
-    own = shown.rows[shown.rows["part"] == "cifar10h"].drop(columns="part").reset_index(drop=True)
-    pd.testing.assert_frame_equal(own, trained, rtol=1e-5, check_dtype=False)
+    monkeypatch.setitem(metrics.METRICS, "newer", metrics.METRICS["kl"])
+    of_project, shown = grids.published("votes"), grids.results("votes", study.plan("quick", perplexity=20.0))
+    assert list(of_project) == list(shown.rows["part"].unique()) == ["synthetic", "budget", "cifar10h"]
+    changes = {name: [(change.kind, change.name) for change in part.changes] for name, part in of_project.items()}
+    assert changes == {"synthetic": [], "budget": [], "cifar10h": [("away", "data file")]}
+    own = shown.rows[shown.rows["part"] == "cifar10h"].reset_index(drop=True)
+    assert own["newer"].isna().all()  # a metric that came later
+    pd.testing.assert_frame_equal(own.drop(columns=["part", "newer"]), trained, rtol=1e-5, check_dtype=False)
+    assert store.published_specs("cifar10h") == []  # these files are no runs
 
 
-def test_a_study_with_other_parameters_is_not_answered_by_the_published_grid(published, monkeypatch):
-    monkeypatch.setattr(grids, "ensure_specs", train)
-    assert grids.results("votes", study.plan("smoke", **(SMALL | {"batch_size": 8}))).published == {}
+@pytest.mark.parametrize("asked", [{"profile": "smoke"}, {"profile": "quick", "batch_size": 8}, {"splits": 1}])
+def test_a_study_with_other_parameters_is_not_answered_by_the_published_grid(published, asked):
+    assert "synthetic" in grids.to_train("votes", study.plan(**asked))
+    assert "synthetic" not in grids.to_train("votes", study.plan("quick"))
+
+
+def test_what_the_project_publishes_of_its_grids_is_what_its_study_trains_in_full():
+    for grid in grids.GRIDS:
+        full = grids.parts(grid, study.plan("quick"), which="full")
+        of_project = grids.published(grid)
+        assert full
+        assert all(set(of_project[name].specs) == set(specs) for name, specs in full.items())
 
 
 def test_a_published_part_that_cannot_be_trained_here_is_kept_when_others_are_published_again(published, monkeypatch):
@@ -215,38 +216,22 @@ def test_a_part_that_is_not_wholly_trained_is_not_published(project):
     assert not project.exists()
 
 
-def of_first_run(found, **changes):
-    """Change the manifest of a part's first run, as if it had been trained with something else."""
-    remade(paths.build_folder() / "runs" / grids.parts("votes", small(), which="full")[found][0].key, **changes)
-
-
 def test_a_part_is_made_of_what_its_runs_record_and_not_of_what_is_here_when_it_is_published(published, monkeypatch):
-    before = grids.published("votes")["synthetic"].versions
     monkeypatch.setattr(store, "find", lambda spec: store.load(paths.build_folder() / "runs" / spec.key))
     monkeypatch.setattr(fresh, "versions", lambda *packages: dict.fromkeys(packages, "9.9"))
     grids.publish("votes", small())
-    part = grids.published("votes")["synthetic"]
-    assert part.versions == before
-    assert {(change.kind, change.after) for change in part.changes} == {("version", "9.9")}
+    changes = grids.published("votes")["synthetic"].changes
+    assert {(change.kind, change.after) for change in changes} == {("version", "9.9")}
 
 
 def test_a_part_of_runs_that_were_made_differently_is_refused_with_what_differs(published, monkeypatch):
-    files_before = {path.name: path.read_bytes() for path in published.iterdir()}
+    before = {path.name: path.read_bytes() for path in published.iterdir()}
     monkeypatch.setattr(store, "find", lambda spec: store.load(paths.build_folder() / "runs" / spec.key))
-    of_first_run("budget", versions={"torch": "0.1"})
+    first = grids.parts("votes", small(), which="full")["budget"][0]
+    remade(paths.build_folder() / "runs" / first.key, versions={"torch": "0.1"})
     with pytest.raises(InputError, match=r"part 'budget' is not published: .*torch 0\.1 → |→ 0\.1"):
         grids.publish("votes", small())
-    assert {path.name: path.read_bytes() for path in published.iterdir()} == files_before
-
-
-def test_a_metric_that_is_newer_than_a_published_grid_has_no_values_and_breaks_nothing(published, monkeypatch):
-    monkeypatch.setitem(metrics.METRICS, "newer", metrics.METRICS["kl"])
-    shown = grids.results("votes", small())
-    assert shown.rows["newer"].isna().all()
-
-
-def test_published_files_are_no_published_runs(published):
-    assert store.published_specs("cifar10h") == []
+    assert {path.name: path.read_bytes() for path in published.iterdir()} == before
 
 
 def cut(path):
@@ -273,29 +258,22 @@ def other_number(path):
 def test_a_damaged_published_file_is_named_and_never_shown(published, name, damage, message):
     damage(published / name)
     with pytest.raises(InputError, match=message):
-        grids.results("votes", small())
+        grids.results("votes", study.plan("quick"))
 
 
-def test_the_command_says_what_a_grid_takes_and_trains_nothing(bhl):
-    done = bhl("study", "--grid", "when", "--full", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "main " in done.stdout
-    assert "fashion_mnist_h is left out" in done.stdout
+def test_the_command_says_what_a_grid_takes_trains_nothing_and_refuses_options_that_do_not_fit(capsys):
+    assert cli.main(["study", "--grid", "when", "--full", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "main " in said
+    assert "fashion_mnist_h is left out" in said
     assert not (paths.build_folder() / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+    for options, message in (
         (["--grid", "when", "--publish"], "--publish is of the whole grid; expected --full with it"),
         (["--dry-run"], "--dry-run is of a grid; expected --grid NAME with it"),
         (["--grid", "nothing"], "grid is 'nothing', expected one of when, votes"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(bhl, options, message):
-    done = bhl("study", *options)
-    assert done.returncode == 2
-    assert message in done.stderr
+    ):
+        assert cli.main(["study", *options]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import status
 from beyond_hard_labels.data import sets
 from beyond_hard_labels.learn import metrics
-from beyond_hard_labels.runs import compare, ensure, fresh, maps, publish, store, study
+from beyond_hard_labels.runs import ensure, fresh, maps, publish, store, study
 from conftest import ROOT, TINY, remade
 
 ON_FILE = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
@@ -74,18 +74,12 @@ def of_project(made):
     return [store.published(spec) for spec in made.specs()]
 
 
-def test_a_published_run_prints_what_the_local_one_did(drawn):
+def test_a_published_run_prints_what_the_local_one_did_and_has_neither_weights_nor_features(drawn):
     made, before = drawn
     for run, (printed, predicted) in zip(of_project(made), before, strict=True):
-        assert publish.as_printed(run.scores()) == publish.as_printed(printed)
         stored = json.loads((run.folder / "scores.json").read_text())
-        assert publish.as_printed(stored) == publish.as_printed(printed)
+        assert publish.as_printed(run.scores()) == publish.as_printed(printed) == publish.as_printed(stored)
         np.testing.assert_allclose(run.predicted, predicted, atol=2e-3)
-
-
-def test_a_published_run_has_neither_weights_nor_features_and_a_map_in_split_0_only(drawn):
-    made, _ = drawn
-    for run in of_project(made):
         names = {path.name for path in run.folder.iterdir()}
         assert names - {"map.npz"} == {*store.PUBLISHED_FILES, "manifest.json"}
         assert ("map.npz" in names) == (run.spec.split == 0)
@@ -107,6 +101,7 @@ def test_a_published_run_without_its_map_is_named(drawn):
 def test_the_votes_of_others_are_not_passed_on_and_their_scores_are_read(publishing, one):
     before = {run.spec.key: run.scores() for run in here(one)}
     publishing(one)
+    assert publish.published_faults() == (0, 2, [])  # nothing to hold them against but checksums
     take_away_the_set()
     for run in of_project(one):
         assert set(arrays(run)) == {"test_index", "test_logits", "validation_index", "validation_logits"}
@@ -135,26 +130,14 @@ def change_a_logit(run):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_a_changed_published_run_is_found(drawn, sealed):
     made, _ = drawn
-    assert compare.published_faults() == (len(made.specs()), 0, [])
+    assert publish.published_faults() == (len(made.specs()), 0, [])
     run = of_project(made)[0]
     change_a_logit(run)
     if sealed:
         remade(run.folder)
-    *_, (fault,) = compare.published_faults()
+    *_, (fault,) = publish.published_faults()
     assert run.spec.key in fault
     assert ("its predictions give" if sealed else "predictions.npz not as it was stored") in fault
-
-
-def test_scores_without_truth_are_computed_again_where_the_set_is_here(publishing, one):
-    publishing(one)
-    assert compare.published_faults() == (2, 0, [])
-    run = of_project(one)[0]
-    change_a_logit(run)
-    remade(run.folder)
-    *_, (fault,) = compare.published_faults()
-    assert "its predictions give" in fault
-    take_away_the_set()
-    assert compare.published_faults() == (0, 2, [])  # nothing to hold them against
 
 
 def test_a_retrained_run_is_equal_at_the_precision_in_which_it_was_published(drawn):
@@ -166,29 +149,29 @@ def test_a_retrained_run_is_equal_at_the_precision_in_which_it_was_published(dra
     )
     remade(run.folder)
     run = store.load(run.folder)
-    table, equal = compare.compare(run, {"kl": 0.0, "macro_accuracy": 0.0})
+    table, equal = publish.compare(run, {"kl": 0.0, "macro_accuracy": 0.0})
     assert equal
     assert table["difference"].tolist() == [0, 0]
     assert table["within"].all()
     change_a_logit(run)
     remade(run.folder)
-    table, equal = compare.compare(store.load(run.folder), {"kl": 0.0})
+    table, equal = publish.compare(store.load(run.folder), {"kl": 0.0})
     assert not equal
     assert not table["within"].any()
 
 
 def test_a_new_metric_breaks_no_published_run(drawn, one, publishing, monkeypatch):
     publishing(one)
-    before = compare.published_faults()
+    before = publish.published_faults()
     metric = metrics.Metric(lambda truth, predicted: float(predicted.max(axis=1).mean()), "confidence", 0)
     monkeypatch.setitem(metrics.METRICS, "confidence", metric)
-    assert compare.published_faults() == before
+    assert publish.published_faults() == before
     take_away_the_set()
     known, unknown = (scores(of_project(made))["confidence"] for made in (drawn[0], one))
     assert known.between(0, 1).all()
     assert unknown.isna().all()  # without the truth it cannot be computed
     with pytest.raises(InputError, match="has no score confidence"):
-        compare.compare(of_project(one)[0], {"confidence": 0.1})
+        publish.compare(of_project(one)[0], {"confidence": 0.1})
 
 
 def test_a_published_run_is_fresh_until_code_that_made_it_changes(drawn, monkeypatch):
@@ -228,5 +211,5 @@ def test_what_is_here_is_published_again_and_what_is_not_is_refused(publishing, 
 
 def test_everything_in_results_follows_from_itself():
     assert paths.published_folder() == ROOT / "results"
-    *_, faults = compare.published_faults()
+    *_, faults = publish.published_faults()
     assert faults == []

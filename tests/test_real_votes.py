@@ -17,7 +17,7 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import about, execution, pages
 from beyond_hard_labels.data import images, sets, votes
 from beyond_hard_labels.learn import metrics
-from beyond_hard_labels.runs import ensure, execute, inputs, publish, sections, store, study
+from beyond_hard_labels.runs import ensure, execute, inputs, publish, store, study
 from conftest import ROOT, TINY, remade
 
 SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"tsne_iterations": 50}
@@ -25,12 +25,12 @@ SMALL = {name: TINY[name] for name in ("epochs", "batch_size", "splits")} | {"ts
 
 def here(made):
     """Train in this process; another one would import everything once more."""
-    return ensure.ensure(made, executor=ThreadPoolExecutor(1))
+    return ensure.ensure_specs(made.specs(), executor=ThreadPoolExecutor(1))
 
 
 @pytest.fixture(autouse=True)
 def sections_train_here(monkeypatch):
-    monkeypatch.setattr(sections, "ensure", here)
+    monkeypatch.setattr(ensure, "ensure", here)
 
 
 def put(name, *, n=60, side=28, colour=False, classes=3, raters=None):
@@ -238,10 +238,6 @@ def test_a_published_run_needs_fewer_files_and_each_of_them(publishing, one):
         with pytest.raises(InputError, match=rf"is not whole, {re.escape(name)} not found"):
             store.load(folder)
         (folder / "away").rename(folder / name)
-    run = execute.execute(one.spec("soft", 0))
-    (run.folder / "weights.safetensors").unlink()
-    with pytest.raises(InputError, match=r"weights\.safetensors not found"):
-        store.load(run.folder)
 
 
 def test_the_published_runs_of_a_set_are_named_by_the_profile_nearest_to_them(publishing):
@@ -270,18 +266,18 @@ def test_accuracy_against_official_labels_stands_beside_that_against_the_majorit
 
 
 def test_a_set_is_left_out_trained_on_or_shown_as_published_by_what_there_is_of_it(publishing):
-    assert sections.sections(study.plan("smoke", **SMALL), {"dataset": None}) == {}
+    assert ensure.sections(study.plan("smoke", **SMALL), {"dataset": None}) == {}
     put("fashion_mnist_h")
     small = {name: value for name, value in SMALL.items() if name != "splits"}
     for splits, n_runs in (({}, 2), ({"splits": 2}, 4)):  # one split, unless more are asked for
-        ((name, part),) = sections.sections(study.plan("smoke", **small, **splits), {}).items()
+        ((name, part),) = ensure.sections(study.plan("smoke", **small, **splits), {}).items()
         assert (name, len(part.data.ids), len(part.runs)) == ("fashion_mnist_h", 60, n_runs)
         assert not any(run.published for run in part.runs)
     take_away("fashion_mnist_h")
     put("cifar10h")
     publishing(study.plan("smoke", dataset="cifar10h", **SMALL))
     take_away("cifar10h")
-    part = sections.sections(study.plan("quick"), {})["cifar10h"]
+    part = ensure.sections(study.plan("quick"), {})["cifar10h"]
     assert part.data is None
     assert [run.published for run in part.runs] == [True, True]
     assert np.isfinite(scored(part.runs)["floor"]).all()
@@ -291,13 +287,13 @@ def test_the_parameters_of_the_chapter_choose_set_raters_and_split(publishing):
     put("micebone", side=32, raters=(4, 8))
     put("fashion_mnist_h")
     asked = {"dataset": "micebone", "raters": "complete", "split_kind": "slice"}
-    ((name, part),) = sections.sections(study.plan("smoke", **SMALL), asked).items()
+    ((name, part),) = ensure.sections(study.plan("smoke", **SMALL), asked).items()
     assert name == "micebone"
     assert {run.spec.raters for run in part.runs} == {"complete"}
     assert set(part.runs[0].stored("test_votes").sum(axis=1)) == {4}
     assert set(part.data.fold[part.runs[0].index]) == {3}
     with pytest.raises(InputError, match="'dataset' is 'mnist', expected one of micebone, fashion_mnist_h, cifar10h"):
-        sections.sections(study.plan("smoke"), {"dataset": "mnist"})
+        ensure.sections(study.plan("smoke"), {"dataset": "mnist"})
 
 
 def test_a_temperature_is_fitted_on_validation_images_and_scored_on_test_images():

@@ -25,18 +25,14 @@ def spec():
     return study.plan("smoke", **TINY).spec("soft", 0)
 
 
-def test_a_run_is_trained_once_and_then_found(spec):
+def test_a_run_is_trained_once_then_found_and_nothing_is_left_beside_it(spec):
+    before = fresh.provenance(spec)
     first, trained = ensure.find_or_train(spec)
     again, trained_again = ensure.find_or_train(spec)
     assert (trained, trained_again) == (True, False)
     assert again.metrics == first.metrics
-    assert {p.name for p in first.folder.iterdir()} == {
-        *("spec.json", "manifest.json", "predictions.npz", "features.npz", "curves.npz", "weights.safetensors")
-    }
-
-
-def test_nothing_is_left_beside_a_finished_run(spec):
-    execute.execute(spec)
+    assert {p.name for p in first.folder.iterdir()} == {*store.FILES, "manifest.json"}
+    assert {part: first.manifest[part] for part in before} == before
     assert [p.name for p in (paths.build_folder() / "runs").iterdir()] == [spec.key]
     assert not list((paths.build_folder() / "progress").iterdir())
 
@@ -86,47 +82,38 @@ def test_a_run_from_a_gpu_counts_with_other_versions_only_where_no_gpu_is_but_ne
         assert "another machine, with a GPU" in about.trained([ensure.find(on_gpu)])
 
 
-@pytest.mark.parametrize("name", [*store.FILES, "manifest.json"])
-def test_a_run_with_a_missing_file_is_refused_with_its_name(spec, name):
-    run, _ = ensure.find_or_train(spec)
-    (run.folder / name).unlink()
-    with pytest.raises(InputError, match=rf"{spec.key} is not whole, {name} not found"):
-        store.load(run.folder)
-
-
-def test_a_run_that_is_not_there_is_said_to_be_missing_and_not_broken(spec):
+def test_a_run_with_a_missing_file_is_refused_with_its_name_but_for_its_weights(spec):
     with pytest.raises(InputError, match=rf"there is no run in .*{spec.key}; 'bhl book' or"):
         store.by_name(spec.key)
-
-
-def test_the_manifest_knows_every_file_as_it_was_stored(spec):
-    run, _ = ensure.find_or_train(spec)
-    assert store.find(spec).folder == run.folder
-    with (run.folder / "curves.npz").open("ab") as file:
+    folder = execute.execute(spec).folder
+    for name in (*store.FILES, "manifest.json"):
+        path = folder / name
+        content = path.read_bytes()
+        path.unlink()
+        if name == store.WEIGHTS:
+            assert store.find(spec) is not None
+        else:
+            with pytest.raises(store.Damaged, match=rf"{spec.key} is not whole, {name} not found"):
+                store.load(folder)
+        path.write_bytes(content)
+    with (folder / "curves.npz").open("ab") as file:
         file.write(b" ")
     with pytest.raises(store.Damaged, match=r"curves\.npz not as it was stored"):
-        store.load(run.folder)
+        store.load(folder)
 
 
-def test_comments_docstrings_and_blank_lines_are_no_code():
-    plain = "def f(x):\n    return x  # why\n"
-    dressed = '"""Module."""\n\n\ndef f(x):\n    """Say."""\n    # more\n    return x\n'
-    assert fresh.code_without_comments(plain) == fresh.code_without_comments(dressed)
-    assert fresh.code_without_comments(plain) != fresh.code_without_comments(plain.replace("return x", "return -x"))
-
-
-def test_a_hash_sign_in_a_string_is_code():
-    assert fresh.code_without_comments('x = "#1"\n') == 'x = "#1"'
-
-
-def test_blank_lines_and_what_looks_like_a_comment_inside_a_string_are_code():
-    source = 'x = """a\n\n# b  \n"""\ny = f"""{x}\n\nc"""\n'
-    assert fresh.code_without_comments(source) == source.rstrip("\n")
-
-
-def test_a_comment_between_the_parts_of_a_string_is_no_code():
-    plain, dressed = 'x = (\n    "a"\n    "b"\n)\n', 'x = (\n    "a"  # one\n    # two\n\n    "b"\n)\n'
-    assert fresh.code_without_comments(plain) == fresh.code_without_comments(dressed)
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ('"""Say."""\n\n\ndef f(x):\n    """Say."""\n    # more\n    return x  # why\n', "def f(x):\n    return x"),
+        ('x = "#1"\n', 'x = "#1"'),
+        ('x = """a\n\n# b  \n"""\ny = f"""{x}\n\nc"""\n', 'x = """a\n\n# b  \n"""\ny = f"""{x}\n\nc"""'),
+        ('x = (\n    "a"  # one\n    # two\n\n    "b"\n)\n', 'x = (\n    "a"\n    "b"\n)'),
+    ],
+    ids=["comments, docstrings and blank lines are none", "a hash sign in a string", "lines of a string", "its parts"],
+)
+def test_what_is_code(source, code):
+    assert fresh.code_without_comments(source) == code
 
 
 def other_pythons():
@@ -174,25 +161,11 @@ def test_what_changed_is_said_by_name_and_version_and_what_has_not_is_not():
     assert (unreadable.kind, fresh.told([unreadable])) == ("record", "its record of code is of another form")
 
 
-def test_metrics_are_computed_from_the_stored_predictions(spec):
-    run, _ = ensure.find_or_train(spec)
-    with np.load(run.folder / "predictions.npz") as file:
-        content = dict(file)
-    content["test_logits"] = -content["test_logits"]
-    np.savez_compressed(run.folder / "predictions.npz", **content)
-    remade(run.folder)
-    assert store.load(run.folder).metrics != run.metrics
-
-
-def test_a_pickled_array_is_not_loaded(spec):
-    run, _ = ensure.find_or_train(spec)
+def test_a_pickled_array_is_not_loaded_and_a_spec_with_other_fields_is_named(spec):
+    run = execute.execute(spec)
     np.savez(run.folder / "features.npz", test=np.array([{"not": "numbers"}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
         _ = run.features
-
-
-def test_a_spec_with_other_fields_is_named(spec):
-    run, _ = ensure.find_or_train(spec)
     content = json.loads((run.folder / "spec.json").read_text())
     (run.folder / "spec.json").write_text(json.dumps({**content, "colour": 1}))
     remade(run.folder)
@@ -289,12 +262,6 @@ def test_a_set_that_is_replaced_while_it_is_read_is_not_trained_on(of_set, monke
         execute.execute(of_set)
 
 
-def test_a_run_is_stored_with_what_was_there_before_it_was_trained(spec):
-    before = fresh.provenance(spec)
-    run = execute.execute(spec)
-    assert {part: run.manifest[part] for part in before} == before
-
-
 # What cannot be trained, or is next to nothing
 
 
@@ -337,28 +304,23 @@ def test_editing_a_metric_makes_no_run_stale_and_editing_the_augmentation_does(s
     assert store.find(spec) is None
 
 
-def test_a_metric_is_a_function_and_a_line_and_a_published_run_that_has_it_not_says_nan(spec, monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
-    local = execute.execute(spec)
-    published = publish.publish_run(local, None, {})
-    without_truth = replace(published, truth=None)
-    monkeypatch.setitem(metrics.METRICS, "worst", metrics.Metric(lambda t, p: float(np.abs(t - p).max()), "worst", -1))
-    assert local.metrics["worst"] == np.abs(local.truth - local.predicted).max()
-    assert np.isnan(without_truth.metrics["worst"])
-    assert without_truth.metrics["kl"] == published.metrics["kl"]
-
-
-def test_the_history_is_computed_from_stored_logits_and_published_as_it_is(spec, monkeypatch, tmp_path):
+def test_scores_and_history_are_computed_when_they_are_read_and_published_as_they_are(spec, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "published_folder", lambda: tmp_path / "results")
     run = execute.execute(spec)
+    published = publish.publish_run(run, None, {})
     assert list(run.history) == ["epoch", "train_loss", "loss", "macro_accuracy", "kl"]
     assert run.history["epoch"].tolist() == [1, 2]
     last = metrics.softmax(run.stored("validation_logits"))
     assert run.validation(2)["kl"] == pytest.approx(metrics.kl(run.stored("validation_truth"), last), rel=1e-3)
-    assert publish.publish_run(run, None, {}).history.equals(run.history)
-    changed = metrics.Metric(lambda t, p: 7.0, "seven", 0)
-    monkeypatch.setitem(metrics.METRICS, "kl", changed)
+    assert published.history.equals(run.history)
+    monkeypatch.setitem(metrics.METRICS, "worst", metrics.Metric(lambda t, p: float(np.abs(t - p).max()), "worst", -1))
+    without_truth = replace(published, truth=None)
+    assert run.metrics["worst"] == np.abs(run.truth - run.predicted).max()
+    assert np.isnan(without_truth.metrics["worst"])
+    assert without_truth.metrics["kl"] == published.metrics["kl"]
+    monkeypatch.setitem(metrics.METRICS, "kl", metrics.Metric(lambda t, p: 7.0, "seven", 0))
     assert store.load(run.folder).history["kl"].tolist() == [7, 7]
+    assert store.load(run.folder).metrics["kl"] == 7
 
 
 # What a notebook read, and what it may train

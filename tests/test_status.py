@@ -197,8 +197,8 @@ def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(package):
 
 
 def test_a_missing_file_of_a_run_is_named(package):
-    (paths.build_folder() / "runs" / specs()[SET].key / "weights.safetensors").unlink()
-    assert stale() == {SET: "it is not whole, weights.safetensors not found"}
+    (paths.build_folder() / "runs" / specs()[SET].key / "features.npz").unlink()
+    assert stale() == {SET: "it is not whole, features.npz not found"}
 
 
 def test_a_map_whose_run_is_gone_or_that_is_damaged_is_stale(package):

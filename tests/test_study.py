@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
-from beyond_hard_labels.base import paths
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import TimeUp
-from beyond_hard_labels.runs import ensure, execute, inputs, store, study
+from beyond_hard_labels.runs import ensure, execute, inputs, study
 from conftest import TINY
 
 
@@ -41,9 +40,6 @@ def test_as_run_differs_from_as_written_in_learning_rate_and_decay_only():
         "weight_decay": (0.0005, 0.00005),
         "decay": ("coupled", "decoupled"),
     }
-
-
-def test_an_override_wins_over_the_protocol():
     assert study.plan("paper", protocol="as_run", learning_rate=0.3).shared["learning_rate"] == 0.3
 
 
@@ -69,22 +65,14 @@ def test_one_worker_and_two_and_another_executor_give_the_same_predictions(tmp_p
     assert all(np.array_equal(a, b) for other in predicted[1:] for a, b in zip(predicted[0], other, strict=True))
 
 
-def test_only_missing_runs_are_trained():
+def test_only_missing_runs_are_trained_and_a_time_limit_keeps_those_that_are_finished():
     small = study.plan("smoke", **TINY)
-    execute.execute(small.spec("hard", 0))
-    written = (paths.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json").stat().st_mtime_ns
-    ensure.ensure(small, executor=ThreadPoolExecutor(1))
-    manifest = paths.build_folder() / "runs" / small.spec("hard", 0).key / "manifest.json"
-    assert manifest.stat().st_mtime_ns == written
-
-
-def test_a_time_limit_keeps_finished_runs_and_the_next_call_goes_on():
-    small = study.plan("smoke", **TINY)
-    execute.execute(small.spec("hard", 0))
+    written = (execute.execute(small.spec("hard", 0)).folder / "manifest.json").stat().st_mtime_ns
     with pytest.raises(TimeUp, match="0 runs finished now, 1 missing"):
         ensure.ensure(small, executor=ThreadPoolExecutor(1), deadline=time.time() - 1)
-    assert store.find(small.spec("hard", 0)) is not None
-    assert len(ensure.ensure(small, executor=ThreadPoolExecutor(1))) == 2
+    found = ensure.ensure(small, executor=ThreadPoolExecutor(1))
+    assert [run.spec for run in found] == small.specs()
+    assert (found[0].folder / "manifest.json").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(
@@ -107,17 +95,13 @@ def test_a_time_limit_keeps_finished_runs_and_the_next_call_goes_on():
         pytest.param({"schedule": "cosin"}, "expected one of cosine, warm_restarts, constant", id="unknown choice"),
         pytest.param({"class_weights": 1}, "expected true or false", id="number for a truth value"),
         pytest.param({"splits": 0, "ties": "last"}, "'splits' is 0.*; parameter 'ties' is 'last'", id="two at once"),
+        pytest.param({"profile": "fast"}, "'fast', expected one of smoke, quick, paper", id="unknown profile"),
         pytest.param({"labels": "soft"}, "unknown parameter 'labels'", id="a field of a run, not of a study"),
     ],
 )
 def test_bad_parameters_are_named_with_what_was_expected(overrides, message):
     with pytest.raises(InputError, match=message):
-        study.plan("smoke", **overrides)
-
-
-def test_an_unknown_profile_lists_the_three():
-    with pytest.raises(InputError, match="'fast', expected one of smoke, quick, paper"):
-        study.plan("fast")
+        study.plan(**{"profile": "smoke", **overrides})
 
 
 def test_labels_of_few_votes_are_the_same_votes_for_both_kinds_and_scored_against_the_full_truth():

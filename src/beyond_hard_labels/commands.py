@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import sys
 import time
@@ -21,7 +20,6 @@ from beyond_hard_labels.data import dcic, known, sets
 from beyond_hard_labels.data import fetch as published_sets
 from beyond_hard_labels.data.own import import_votes
 from beyond_hard_labels.learn.metrics import METRICS
-from beyond_hard_labels.runs import compare as proofs
 from beyond_hard_labels.runs import fresh, grids, packing, publish, store
 from beyond_hard_labels.runs.cluster import workers_of
 from beyond_hard_labels.runs.ensure import ensure_specs, find_or_train
@@ -75,7 +73,7 @@ def book(arguments) -> int | None:
 def verify(_) -> int:
     from beyond_hard_labels.book.verify import faults
 
-    again, by_checksum, found = proofs.published_faults()
+    again, by_checksum, found = publish.published_faults()
     print(f"published runs: the scores of {again} computed again, {by_checksum} held against checksums only")
     checked, in_book = faults(build_folder() / "book")
     for line in found + in_book:
@@ -85,7 +83,7 @@ def verify(_) -> int:
 
 
 def compare(arguments) -> int:
-    tolerances = dict(proofs.TOLERANCES)
+    tolerances = dict(publish.TOLERANCES)
     for pair in arguments.tolerance:
         name, _, value = pair.partition("=")
         if name not in METRICS or not re.fullmatch(r"\d*\.?\d+", value):
@@ -95,7 +93,7 @@ def compare(arguments) -> int:
     folders = [folder / arguments.run for folder in (Path(), build_folder() / "runs", published_folder())]
     if not (there := [folder for folder in folders if folder.is_dir()]):
         raise InputError(f"there is no run '{arguments.run}', expected {' or '.join(map(str, folders))}")
-    table, equal = proofs.compare(store.load(there[0]), tolerances)
+    table, equal = publish.compare(store.load(there[0]), tolerances)
     within = table.pop("within").all()
     print(table.to_string(index=False))
     print("predictions equal to the last bit" if equal else "predictions differ in some bits")
@@ -137,7 +135,7 @@ def _ensured(arguments, specs: list) -> list:
     if pack is not None:
         packing.check(pack)  # before hours of training
     try:
-        with workers_of(address, specs) if address else nullcontext() as executor:
+        with workers_of(address) if address else nullcontext() as executor:
             found = ensure_specs(specs, workers=arguments.workers, deadline=deadline, executor=executor)
     except TimeUp:
         _pack(specs, pack)
@@ -165,13 +163,13 @@ def unpack(arguments) -> None:
 def _grid(arguments) -> None:
     if arguments.publish and not arguments.full:
         raise InputError("--publish is of the whole grid; expected --full with it")
-    study, cores = _plan(arguments), arguments.workers or len(os.sched_getaffinity(0))
-    parts = grids.parts(arguments.grid, study, which="full" if arguments.full else "slice")
-    print(grids.plan_table(parts, workers=cores).to_string(index=False))
+    study, which = _plan(arguments), "full" if arguments.full else "slice"
+    parts = grids.parts(arguments.grid, study, which=which)
+    print(grids.plan_table(parts).to_string(index=False))
     for name, dataset in grids.left_out(arguments.grid).items():
         print(f"{name} is left out: {dataset} is not on this machine, bhl data fetch {dataset} brings it")
     if arguments.dry_run:
-        print(f"minutes are an estimate for {cores} core(s); nothing was trained")
+        print("nothing was trained")
         return
     specs = [spec for part in parts.values() for spec in part]
     try:

@@ -1,7 +1,7 @@
 """What the grids of runs come to: differences between any two of their settings, numbers only.
 
-Estimators take the rows of a grid, one a run, see `runs.grids.rows`, and compare split by split, since
-splits share images and settings share splits; every interval is the corrected one.
+Estimators take the rows of a grid, one a run, see `runs.grids.rows`, and compare split by split, since splits share
+images and settings share splits; every interval is the corrected one.
 """
 
 from collections.abc import Hashable, Sequence
@@ -25,24 +25,19 @@ def contrasts(
     Parameters
     ----------
     rows : pandas.DataFrame
-        One row a run, with ``split`` and the columns named here. Within a cell a split has one run a value.
-    metric, column : str
-    base : hashable
-        The value of `column` that all others are compared with.
+        One row a run, with ``split`` and the columns named here. Within a cell a split has one run a value, or
+        `ValueError` is raised.
+    metric, column, base
+        The two columns, and the value of `column` that all others are compared with.
     by : sequence of str
         Columns that make up a cell, at least one.
 
     Returns
     -------
     pandas.DataFrame
-        The columns `by` and `column`, in ascending order; ``base`` and ``level``, means of the metric at the
-        base and at the value; mean, sd, low, high, p, n and ``detectable`` of the difference, as in
-        `significance.paired`. Of a value that no split shares with the base there is no row.
-
-    Raises
-    ------
-    ValueError
-        If a split has two runs of a value, which then differ in a setting that `by` leaves out.
+        The columns `by` and `column`, in ascending order; ``base`` and ``level``, means of the metric at the base and
+        at the value; mean, sd, low, high, p, n and ``detectable`` of the difference, as in `significance.paired`. Of a
+        value that no split shares with the base there is no row.
     """
     keys = [*by, "split", column]
     if rows.duplicated(keys).any():
@@ -61,15 +56,14 @@ def contrasts(
             levels = (*cell, value, pair[base].mean(), pair[value].mean())
             found.append((*levels, mean, gap.std(), low, high, p, len(gap), (high - low) / 2))
     types = rows[[*by, column]].dtypes.to_dict() | dict.fromkeys(_FOUND, float) | {"n": int}
-    table = pd.DataFrame(found, columns=[*by, column, *_FOUND]).astype(types)
-    return table.sort_values([*by, column], ignore_index=True)
+    return pd.DataFrame(found, columns=[*types]).astype(types).sort_values([*by, column], ignore_index=True)
 
 
 def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
     """Return by what factor the KL with some votes an image exceeds that with all, and where that is little enough.
 
-    The factor is of the KL above the floor, which no model can go below, and a geometric mean over the
-    splits: a KL of 0.06 where all votes give 0.05, above a floor of 0.01, is a factor of 1.25.
+    The factor is of the KL above the floor, which no model can go below, and a geometric mean over the splits: a KL of
+    0.06 where all votes give 0.05, above a floor of 0.01, is a factor of 1.25.
 
     Parameters
     ----------
@@ -77,15 +71,13 @@ def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) 
         Of one arm, with ``kl``, ``floor``, ``votes_per_image`` (0 for all), ``split`` and the columns `by`.
     margin : float
         What is little enough: 0.25 for a quarter more than with all votes.
-    by : sequence of str
-        Columns that make up a cell, at least one.
 
     Returns
     -------
     pandas.DataFrame
-        The columns `by`, ``votes_per_image``, ``factor`` with its interval low and high, ``n``; ``estimated``
-        and ``enough``: whether the factor, and whether the whole interval, is within the margin at this
-        number of votes and at every larger one. One split has no interval, and shows nothing to be enough.
+        The columns `by`, ``votes_per_image``, ``factor`` with its interval low and high, ``n``; ``estimated`` and
+        ``enough``: whether the factor, and whether the whole interval, is within the margin at this number of votes and
+        at every larger one. One split has no interval, and shows nothing to be enough.
     """
     excess = rows.assign(log_excess=np.log(rows["kl"] - rows["floor"]))
     table = contrasts(excess, "log_excess", "votes_per_image", 0, by)
@@ -99,13 +91,9 @@ def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) 
 def rivals(rows: pd.DataFrame) -> pd.DataFrame:
     """Return both arms and what can be had without soft labels in training, one row a run and ``arm``.
 
-    Returns
-    -------
-    pandas.DataFrame
-        The settings of a run, ``macro_accuracy``, ``kl``, and ``arm``: hard, soft; "hard, smoothed" of runs
-        with label smoothing; "hard, own T" and "hard, true T" of the hard arm after scaling by a
-        temperature that was fitted to the hard labels, and to the soft truth, of the validation images.
-        A temperature leaves the predicted class, and so the accuracy, as it is.
+    To the settings of a run, ``macro_accuracy`` and ``kl`` comes ``arm``: hard, soft; "hard, smoothed" of runs with
+    label smoothing; "hard, own T" and "hard, true T" of the hard arm after scaling by a temperature that was fitted to
+    the hard labels, and to the soft truth, of the validation images, which leaves the accuracy as it is.
     """
     once = rows.drop_duplicates("key", ignore_index=True)
     smoothed = once["label_smoothing"] > 0

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.learn.metrics import METRICS
 from beyond_hard_labels.runs.store import Run
 
 
@@ -21,11 +20,11 @@ def scored(runs: list[Run]) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
+        found = run.scores()
         row = {"labels": run.spec.labels, "split": run.spec.split, "run": run.name}
-        row |= run.score({name: METRICS[name] for name in ("macro_accuracy", "kl")})
-        fitted, floors, official = run.temperatures(), run.floors(), run.official_accuracy()
-        row["T_own"], row["kl_T_own"] = fitted["own targets"]
-        row["T_truth"], row["kl_T_truth"] = fitted["soft truth"]
-        row |= {"floor": floors["analytic"], "floor_halves": floors["halves"]}
-        rows.append(row | {"official": np.nan if official is None else official})
+        row |= {name: found["metrics"][name] for name in ("macro_accuracy", "kl")}
+        row["T_own"], row["kl_T_own"] = found["temperatures"]["own targets"]
+        row["T_truth"], row["kl_T_truth"] = found["temperatures"]["soft truth"]
+        row |= {"floor": found["floors"]["analytic"], "floor_halves": found["floors"]["halves"]}
+        rows.append(row | {"official": np.nan if found["official_accuracy"] is None else found["official_accuracy"]})
     return pd.DataFrame(rows)

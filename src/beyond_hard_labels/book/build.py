@@ -42,9 +42,9 @@ from beyond_hard_labels.book.execution import (
     unfinished,
     why_stale,
 )
-from beyond_hard_labels.runs import fresh
+from beyond_hard_labels.runs import fresh, store
 from beyond_hard_labels.runs.ensure import ensure_specs
-from beyond_hard_labels.runs.maps import set_aside_damaged_map
+from beyond_hard_labels.runs.maps import read_map
 from beyond_hard_labels.runs.study import Study
 
 OF_READER = "your_votes"  # the notebook that takes a reader's own files
@@ -112,7 +112,7 @@ def _make(study, names, workers, only, cell_timeout, own) -> Path:
     with tempfile.TemporaryDirectory() as folder, environment(**{reads.VARIABLE: f"{folder}/reads"}):
         found = ensure_specs(study.specs(), workers=workers)
         for path in sorted((build / "maps").glob("*.npz")):
-            set_aside_damaged_map(path)  # here and not in a notebook, whose page would not show the word
+            store.set_aside_damaged(path, read_map)  # here and not in a notebook, whose page would not show the word
         stale = _stale(root, build / "executed", study, names, only, own)
         executing = {name: (study, cell_timeout, own if name == OF_READER else {}) for name in stale}
         execute_all(root / "notebooks", build / "executed", executing, workers)

@@ -220,7 +220,8 @@ def _context(study: Study, found: list[Run], said: dict, seconds: Mapping[str, f
 
     return {
         **{"badge": about.line(study, found), "profile": study.profile, "command": study.command},
-        **{"splits": study.counted, "number": number, "claim": claim, "table": _tables(study, found, seconds)},
+        **{"number": number, "claim": claim, "table": _tables(study, found, seconds)},
+        "splits": f"{study.splits} split{'s' if study.splits > 1 else ''}",
         "shown": lambda chapter, name: of(chapter, "tables", name)[0],
         "chapters": {
             chapter: {kind: SimpleNamespace(**getattr(each, kind)) for kind in ("numbers", "claims")}

@@ -8,24 +8,31 @@ import sys
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from beyond_hard_labels.base import files, paths, process
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import TimeUp
+from beyond_hard_labels.data import sets
+from beyond_hard_labels.data.images import LabelledImages
 from beyond_hard_labels.runs import fresh, store
 from beyond_hard_labels.runs.execute import execute, progress_file, tell_empty_classes
+from beyond_hard_labels.runs.inputs import images_of
 from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
-from beyond_hard_labels.runs.study import Study
+from beyond_hard_labels.runs.study import Study, published
 
 TRAIN, MISSING = "BHL_TRAIN", "BHL_MISSING"  # variables: whether runs are trained here, and a file, see `NotTrained`
+
+
+SETS = ("micebone", "fashion_mnist_h", "cifar10h")  # of real images with real votes, in a chapter of their own
 
 
 class NotTrained(InputError):
     """Runs are missing where the variable BHL_TRAIN is ``never`` or ``ask``.
 
-    If it is ``ask``, their specs are appended to the file that BHL_MISSING names, as JSON, one a line, for who
-    may train them.
+    With ``ask`` their specs are appended to the file that BHL_MISSING names, one a line of JSON.
     """
 
 
@@ -44,32 +51,9 @@ def find(spec: RunSpec) -> Run | None:
     return store.find(spec) or (None if fresh.can_train(spec) else store.published(spec))
 
 
-def ensure(
-    study: Study, *, workers: int | None = None, deadline: float = math.inf, executor: Executor | None = None
-) -> list[Run]:
-    """Return all runs of a study, in the order of its specs, after training those that are missing.
-
-    A published run counts where training is not possible, see `find`.
-
-    Parameters
-    ----------
-    study : Study
-    workers : int, optional
-        Processes; by default as many as the cores hold at the study's threads a run, one for cuda. No
-        result depends on it.
-    deadline : float
-        ``time.time()`` after which no step starts.
-    executor : concurrent.futures.Executor, optional
-        Runs the trainings in place of a process pool; it must see the same build folder.
-
-    Raises
-    ------
-    TimeUp
-        If runs are missing at the deadline; what was done is kept, so another call goes on.
-    NotTrained
-        If runs are missing and none may be trained here.
-    """
-    return ensure_specs(study.specs(), workers=workers, deadline=deadline, executor=executor)
+def ensure(study: Study, **options) -> list[Run]:
+    """Return all runs of a study, in the order of its specs, as `ensure_specs` does, which says what `options` are."""
+    return ensure_specs(study.specs(), **options)
 
 
 def ensure_specs(
@@ -79,7 +63,19 @@ def ensure_specs(
     deadline: float = math.inf,
     executor: Executor | None = None,
 ) -> list[Run]:
-    """Return the runs of some specs, each once, after training those that are missing in that order; see `ensure`."""
+    """Return the runs of some specs, each once, after training those that are missing in that order; see `find`.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Processes; by default as many as the cores hold at the threads of a run, one for cuda. No result depends on it.
+    deadline : float
+        ``time.time()`` after which no step starts. If runs are missing then, `TimeUp` is raised; another call goes on.
+    executor : concurrent.futures.Executor, optional
+        Runs the trainings in place of a process pool; it must see the same build folder.
+
+    Raises `NotTrained` if runs are missing and none may be trained here.
+    """
     specs = list(dict.fromkeys(specs))
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
@@ -98,11 +94,10 @@ def ensure_specs(
 
 def _require_training(missing: list[RunSpec]) -> None:
     """Raise `NotTrained`, as it says, if BHL_TRAIN does not let this process train."""
-    if (mode := os.environ.get(TRAIN, "")) not in ("never", "ask"):
+    mode = os.environ.get(TRAIN)
+    if mode not in ("never", "ask"):
         return
     if mode == "ask":
-        if not os.environ.get(MISSING):
-            raise InputError(f"{TRAIN} is ask, and {MISSING} is not set, expected the name of a file")
         with Path(os.environ[MISSING]).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(spec)) + "\n" for spec in missing)
     named = ", ".join(f"{s.key} ({s.dataset}, {s.labels} labels, split {s.split})" for s in missing[:10])
@@ -124,9 +119,8 @@ def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
                 epochs += futures[future].epochs
             bar.update(epochs + sum(_epochs_done(futures[future]) for future in pending) - bar.n)
     if stopped:
-        raise TimeUp(
-            f"time limit: {len(specs) - stopped} runs finished now, {stopped} missing; the same command goes on"
-        )
+        done = len(specs) - stopped
+        raise TimeUp(f"time limit: {done} runs finished now, {stopped} missing; the same command goes on")
 
 
 def _execute(spec: RunSpec, deadline: float) -> None:
@@ -144,22 +138,43 @@ def _bar(total: int):
     """Return a progress bar of epochs; in a notebook it is an output of its own, which is empty at the end."""
     from tqdm import tqdm
 
-    in_notebook = process.in_notebook()
-    file = _Line() if in_notebook else sys.stderr
-    seconds = 0.5 if in_notebook or file.isatty() else 30  # a log gets a line now and then
-    return tqdm(total=total, unit="epoch", desc="training", file=file, mininterval=seconds, leave=not in_notebook)
+    options = {"total": total, "unit": "epoch", "desc": "training"}
+    if not process.in_notebook():
+        return tqdm(**options, mininterval=0.5 if sys.stderr.isatty() else 30)  # a log gets a line now and then
+    from IPython.display import display
+
+    shown = display({"text/plain": ""}, raw=True, display_id=True)
+    line = SimpleNamespace(write=lambda text: shown.update({"text/plain": text.strip()}, raw=True), flush=lambda: None)
+    return tqdm(**options, mininterval=0.5, file=line, leave=False)
 
 
-class _Line:
-    """An output of a notebook that shows what was written to it last, and leaves other outputs alone."""
+class Section(NamedTuple):
+    """What there is of a set of real images with real votes on this machine."""
 
-    def __init__(self):
-        from IPython.display import display
+    study: Study  # of the runs
+    runs: list[Run]  # trained here where the images are here, the project's published ones otherwise
+    data: LabelledImages | None  # None where the images are not here
 
-        self.output = display({"text/plain": ""}, raw=True, display_id=True)
 
-    def write(self, text: str) -> None:
-        self.output.update({"text/plain": text.strip()}, raw=True)
+def sections(study: Study, asked: dict[str, Any]) -> dict[str, Section]:
+    """Return what there is of each of `SETS`, by its name, after training the runs that are missing.
 
-    def flush(self) -> None:
-        pass
+    A set of which there is nothing, neither images nor published runs, is left out. What was changed of the `study`
+    holds here, too, but for what a file decides; beyond the profile ``paper`` one split is trained, unless ``splits``
+    was changed. `asked` has ``dataset``, the only set to show, and further parameters, None for no wish.
+    """
+    asked = {name: value for name, value in asked.items() if value is not None}
+    only = asked.pop("dataset", None)
+    if only is not None and only not in SETS:
+        raise InputError(f"parameter 'dataset' is {only!r}, expected one of {', '.join(SETS)}")
+    splits = {} if study.profile == "paper" or "splits" in study.changed else {"splits": 1}
+    found = {}
+    for name in [only] if only else SETS:
+        if name in sets.names():
+            own = study.on(name, **(splits | asked))
+            most = max(2.0, own.shared["n_images"] / 5 / 4)  # of test images a map needs thrice its perplexity
+            own = own if own.perplexity <= most else own.on(name, perplexity=most)
+            found[name] = Section(own, ensure(own), images_of(own.spec("soft", 0)))
+        elif own := published(name):
+            found[name] = Section(own, ensure(own), None)
+    return found

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from beyond_hard_labels.base import paths, process
+from beyond_hard_labels.base import files, paths, process
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import tell
 from beyond_hard_labels.data import votes
 from beyond_hard_labels.runs import checkpoints, fresh, store
-from beyond_hard_labels.runs.inputs import empty_classes, images_of, labels_of, split_of
+from beyond_hard_labels.runs.inputs import empty_classes, given
 from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 
@@ -27,15 +27,11 @@ class Moved(InputError):
 def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = None) -> Run:
     """Train one run and store it, by default in the build folder.
 
-    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller holds the
-    run's lock. One is made at the end of an epoch, after CHECKPOINT_SECONDS, and whenever it must stop.
+    There it goes on from the last checkpoint, if one is left, and ends in the same result; the caller holds the run's
+    lock. One is made at the end of an epoch, after CHECKPOINT_SECONDS, and whenever it must stop.
 
-    Parameters
-    ----------
-    deadline : float
-        ``time.time()`` after which no step starts.
-    folder : Path, optional
-        A folder of runs in place of the build folder's; then checkpoints are neither read nor written.
+    No step starts after the `deadline`, as of ``time.time()``. `folder` is one of runs in place of the build folder's;
+    then checkpoints are neither read nor written.
 
     Raises
     ------
@@ -44,61 +40,54 @@ def execute(spec: RunSpec, deadline: float = math.inf, folder: Path | None = Non
     Diverged
         If the training ends in numbers that are not finite; no checkpoint is left.
     Moved
-        If the code changed since this process began, or code or data during the training; nothing is stored.
-        Checkpoints stay: they name what they were made of, so they count again once that is back, and not before.
+        If the code changed since this process began, or code or data during the training; nothing is stored, and
+        checkpoints count again once what they were made of is back.
     """
-    _require_safetensors()
+    try:
+        import safetensors  # noqa: F401
+    except ModuleNotFoundError as error:  # before the training, not after it
+        message = "the package safetensors is not installed, expected for weights and checkpoints: pip install it"
+        raise InputError(message) from error
     from beyond_hard_labels.learn.train import Diverged, train
 
     made_of = fresh.provenance(spec)  # before anything is read
     _refuse_moved(made_of | {"code": _CODE}, made_of, f"run {spec.key} is not trained: since this process began")
-    data = images_of(spec)
-    split, labels = split_of(spec, data), labels_of(spec, data)
-    tell_empty_classes(spec, empty_classes(split, labels, data))
-    start, before = _where_it_was(spec) if folder is None else (None, 0.0)
+    of_run = given(spec)
+    tell_empty_classes(spec, empty_classes(of_run))
+    start, before = checkpoints.latest(spec) if folder is None else (None, 0.0)
     started = time.perf_counter() - before
+    kept = {"on_checkpoint": _keeper(spec, made_of, started)} if folder is None else {}
     with process.patient():
         _show_progress(spec, start.epoch if start else 0)
         try:
             trained = train(
-                data,
-                votes.smooth(labels, spec.label_smoothing),
-                split,
+                of_run.data,
+                votes.smooth(of_run.labels, spec.label_smoothing),
+                of_run.split,
                 spec,
                 seed=spec.split,
                 deadline=deadline,
                 start=start,
                 on_step=process.check,
                 on_epoch=functools.partial(_show_progress, spec),
-                on_checkpoint=_keeper(spec, made_of, started) if folder is None else _keep_nothing,
+                **kept,
             )
         except Diverged as error:
-            checkpoints.remove(spec)
+            files.remove(checkpoints.folder_of(spec))
             raise Diverged(f"run {spec.key} is not stored: {error}") from error
         finally:
             progress_file(spec).unlink(missing_ok=True)
         _refuse_moved(made_of, fresh.provenance(spec), f"run {spec.key} is not stored: while it was trained")
-        run = store.save(spec, trained, split, data, labels, made_of, time.perf_counter() - started, folder)
+        run = store.save(spec, trained, of_run, made_of, time.perf_counter() - started, folder)
         if folder is None:
-            checkpoints.remove(spec)
+            files.remove(checkpoints.folder_of(spec))
     process.check()
     return run
 
 
-def _where_it_was(spec: RunSpec) -> tuple:
-    """Return the last checkpoint of a run, None if there is none, and its seconds; what is damaged is set aside."""
-    store.set_aside_damaged(spec)
-    start, seconds = checkpoints.latest(spec)
-    if start:
-        tell(f"{spec.key} goes on after {start.epoch} of {spec.epochs} epochs and {start.step} steps")
-    return start, seconds
-
-
 def _refuse_moved(before: dict, after: dict, what: str) -> None:
-    if changed := fresh.changes(before, after):
-        raise Moved(
-            f"{what}, {fresh.told(changed)}; a new process, or a restarted kernel, trains it with what is there now"
-        )
+    if changed := fresh.told(fresh.changes(before, after)):
+        raise Moved(f"{what}, {changed}; a new process, or a restarted kernel, trains it with what is there now")
 
 
 def tell_empty_classes(spec: RunSpec, empty: dict[str, list[str]]) -> None:
@@ -122,20 +111,6 @@ def _keeper(spec: RunSpec, made_of: dict, started: float) -> Callable:
             saved = time.perf_counter()
 
     return keep
-
-
-def _keep_nothing(progress: Callable, stopping: bool) -> None:
-    pass
-
-
-def _require_safetensors() -> None:
-    """Raise before a training, not after it, where its weights could not be stored."""
-    try:
-        import safetensors  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "the package safetensors is not installed, expected for weights and checkpoints: pip install safetensors"
-        ) from error
 
 
 def progress_file(spec: RunSpec) -> Path:

@@ -1,11 +1,11 @@
 """What a result was made of, and what has changed since: the one place that decides what is stale.
 
-A result records the code, the data and the versions that it was made of, before it is made (`provenance`).
-`changes` holds such a record against this moment; runs, checkpoints, maps and notebooks all ask it, and
-decide by the kind of a change. `told` makes words of changes, for people only.
+A result records the code, the data and the versions that it was made of, before it is made (`provenance`). `changes`
+holds such a record against this moment; runs, checkpoints, maps and notebooks all ask it, and decide by the kind of a
+change. `told` makes words of changes, for people only.
 
-The code of a run is, by rule, what `runs.execute` and `runs.inputs` import from the rooms ``data`` and
-``learn``, and these two. Comments and docstrings do not count.
+The code of a run is, by rule, what `runs.execute` and `runs.inputs` import from the rooms ``data`` and ``learn``, and
+these two. Comments and docstrings do not count.
 """
 
 import ast
@@ -18,62 +18,44 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from beyond_hard_labels.base import reads
 from beyond_hard_labels.data import sets
 from beyond_hard_labels.runs.spec import RunSpec
 
 PACKAGE = Path(__file__).parents[1]
 _TRAINING = ("runs.execute", "runs.inputs")
-_RESULT_PACKAGES = ("numpy", "torch", "timm")
 
 
 class Change(NamedTuple):
-    """Something that is another now than when a result was made.
+    """Something that is another now than when a result was made."""
 
-    Attributes
-    ----------
-    kind : str
-        ``code``, ``data`` or ``version``; ``away`` where data cannot be compared, since they are not here;
-        ``record`` where a result's own record cannot be read as one.
-    name : str
-        Of the module, the data or the package.
-    before, after : str or None
-        Fingerprints or versions; None where there was, or is, none.
-    """
-
-    kind: str
-    name: str
-    before: str | None = None
+    kind: str  # code, data or version; away: data that are not here to be compared; record: it cannot be read as one
+    name: str  # of the module, the data or the package
+    before: str | None = None  # fingerprint or version; None where there was none
     after: str | None = None
 
 
 def told(found: Iterable[Change]) -> str:
     """Return changes in words, such as ``learn.augment changed; torch 2.13.0 → 2.14.1``; nothing for none."""
-    return "; ".join(map(_words, found))
-
-
-def _words(change: Change) -> str:
-    kind, name, before, after = change
-    if kind == "version":
-        return f"{name} {before or 'not recorded'} → {after or 'not needed'}"
-    if kind == "away":
-        return f"{name} is not here to be compared"
-    if kind == "record":
-        return name
-    return f"{name} changed" if before and after else f"{name} is {'new' if after else 'no longer part of it'}"
+    return "; ".join(
+        {
+            "version": f"{name} {before or 'not recorded'} → {after or 'not needed'}",
+            "away": f"{name} is not here to be compared",
+            "record": name,
+        }.get(kind, f"{name} {'changed' if before and after else 'is new' if after else 'is no longer part of it'}")
+        for kind, name, before, after in found
+    )
 
 
 def changes(made: dict[str, dict], here: dict[str, dict]) -> list[Change]:
     """Return what has changed since something was made; nothing if it is fresh.
 
-    Parameters
-    ----------
-    made, here : dict
-        What it was made of and what is here now, by part (``data``, ``code``, ``versions``) and then
-        by name, as of `provenance`. Parts that only `made` has do not count.
+    `made` and `here` say what it was made of and what is here now, by part (``data``, ``code``, ``versions``) and then
+    by name, as of `provenance`. Parts that only `made` has do not count.
     """
     found = []
     for part, now in here.items():
-        before = made.get(part)
+        before, kind = made.get(part), {"versions": "version"}.get(part, part)
         if not isinstance(before, dict):
             found.append(Change("record", f"its record of {part} is of another form"))
             continue
@@ -82,31 +64,19 @@ def changes(made: dict[str, dict], here: dict[str, dict]) -> list[Change]:
             if name in now and new is None:
                 found.append(Change("away", name, old))
             elif old != new:
-                found.append(Change({"versions": "version"}.get(part, part), name, old, new))
+                found.append(Change(kind, name, old, new))
     return found
 
 
 def provenance(spec: RunSpec) -> dict[str, dict]:
     """Return what a local run must share with this moment to count: data, code and versions, by name.
 
-    A generated set is made by its parameters, which the spec holds, and by code; the data of another set
-    are its file, None where that is not here.
+    A generated set is made by its parameters, which the spec holds, and by code; the data of another set are its file,
+    None where that is not here.
     """
-    data = {}
-    if spec.dataset != sets.SYNTHETIC:
-        data = {"data file": sets.fingerprint(spec.dataset) if data_is_here(spec) else None}
-    return {"data": data, "code": code_fingerprints(*training_modules()), "versions": versions(*_RESULT_PACKAGES)}
-
-
-def training_modules() -> tuple[str, ...]:
-    """Return the modules that determine what a run comes to: see the rule above."""
-    found, waiting = set(), list(_TRAINING)
-    while waiting:
-        module = waiting.pop()
-        found.add(module)
-        own = {name for name in _imported(_source(module)) if name.startswith(("data.", "learn.", "base.rng"))}
-        waiting += sorted(own - found)
-    return tuple(sorted(found))
+    data = {} if spec.dataset == sets.SYNTHETIC else {"data file": reads.digest("set", spec.dataset)}
+    code = code_fingerprints(*training_modules())
+    return {"data": data, "code": code, "versions": versions("numpy", "torch", "timm")}
 
 
 def can_train(spec: RunSpec) -> bool:
@@ -114,12 +84,8 @@ def can_train(spec: RunSpec) -> bool:
     if spec.device == "cuda":
         import torch
 
-        return torch.cuda.is_available() and data_is_here(spec)
-    return data_is_here(spec)
-
-
-def data_is_here(spec: RunSpec) -> bool:
-    """Return whether the images that a run is trained on are on this machine."""
+        if not torch.cuda.is_available():
+            return False
     return spec.dataset == sets.SYNTHETIC or sets.is_here(spec.dataset)
 
 
@@ -128,13 +94,22 @@ def versions(*packages: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def modules_used(source: str) -> set[str]:
-    """Return the modules of this package that a piece of code imports, and those that they import: ``data.votes``."""
+def training_modules() -> list[str]:
+    """Return the modules that determine what a run comes to: see the rule above."""
+    imported = modules_used("\n".join(map(_source, _TRAINING)), ("data.", "learn.", "base.rng"))
+    return sorted({*_TRAINING, *imported})
+
+
+def modules_used(source: str, of: tuple[str, ...] = ("",)) -> set[str]:
+    """Return the modules of this package that code imports, and those that they import, such as ``data.votes``.
+
+    Only modules whose names begin with one of `of` count, and are followed.
+    """
     found, waiting = set(), [source]
     while waiting:
-        for name in _imported(waiting.pop()) - found:
-            found.add(name)
-            waiting.append(_source(name))
+        new = {name for name in _imported(waiting.pop()) - found if name.startswith(of)}
+        found |= new
+        waiting += map(_source, new)
     return found
 
 

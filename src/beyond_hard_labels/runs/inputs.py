@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,14 +15,25 @@ from beyond_hard_labels.runs.spec import RunSpec
 _BYTES_BESIDE = 1000  # of an image of the synthetic set: its parameters, distribution and name
 
 
+class Given(NamedTuple):
+    """What a run is given: the whole set, its split, and the labels of all images, before they are smoothed."""
+
+    data: LabelledImages
+    split: Split
+    labels: votes.Targets
+
+
+def given(spec: RunSpec) -> Given:
+    """Return what a run is given, see `images_of`, `split_of` and `labels_of`."""
+    data = images_of(spec)
+    return Given(data, split_of(spec, data), labels_of(spec, data))
+
+
 def images_of(spec: RunSpec) -> LabelledImages:
     """Return the images that a run is trained on; generated or read once a process.
 
-    Raises
-    ------
-    InputError
-        If they do not fit into the memory that is free, before any is drawn; if a set's file changed while it
-        was read.
+    Raises `InputError` if they do not fit into the memory that is free, before any is drawn, and if a set's file
+    changed while it was read.
     """
     if spec.dataset == sets.SYNTHETIC:
         more_pure = spec.n_images if spec.ambiguous == "replaced" else 0  # always enough
@@ -67,11 +79,11 @@ def split_of(spec: RunSpec, data: LabelledImages) -> Split:
 def labels_of(spec: RunSpec, data: LabelledImages) -> votes.Targets:
     """Return the labels of all images as a run is given them: of how many votes, and of which kind.
 
-    ``hard`` and ``soft`` are the paper's (`votes.targets`). ``hard_weighted`` counts an image as much as
-    its largest share. ``soft_colour`` and ``soft_shape`` are soft in the one and hard in the other.
-    ``soft_shuffled`` is the soft label of another image of the same majority and part of the split.
-    ``one_vote`` is drawn anew from the soft label in each epoch. ``dawid_skene`` is what that model of annotators
-    believes, and ``dawid_skene_hard`` the class that it believes in most.
+    ``hard`` and ``soft`` are the paper's (`votes.targets`). ``hard_weighted`` counts an image as much as its largest
+    share. ``soft_colour`` and ``soft_shape`` are soft in the one and hard in the other. ``soft_shuffled`` is the soft
+    label of another image of the same majority and part of the split. ``one_vote`` is drawn anew from the soft label in
+    each epoch. ``dawid_skene`` is what that model of annotators believes, and ``dawid_skene_hard`` the class that it
+    believes in most.
     """
     cast, short = (data.truth if data.votes is None else data.votes), np.zeros(len(data.ids), bool)
     given = ratings_of(spec, data)
@@ -120,8 +132,9 @@ def ratings_of(spec: RunSpec, data: LabelledImages) -> np.ndarray | None:
     return data.ratings if spec.labels.startswith("dawid_skene") else None
 
 
-def empty_classes(split: Split, labels: votes.Targets, data: LabelledImages) -> dict[str, list[str]]:
+def empty_classes(given: Given) -> dict[str, list[str]]:
     """Return the classes that lead no label of a training image that is kept, and no truth of a test image."""
+    data, split, labels = given
     rows = split.train[labels.keep[split.train]]
     leading = {"training": labels.rows[rows].argmax(axis=1), "test": data.truth[split.test].argmax(axis=1)}
     return {part: [name for c, name in enumerate(data.class_names) if c not in of] for part, of in leading.items()}

@@ -1,42 +1,33 @@
 """Packs: the runs of a study in a few small files, to be carried to another machine.
 
-A pack is one tar archive without compression, cut into at most eight files of at most 16 MiB,
-``NAME.tar.0``, ``NAME.tar.1``, ...; ``cat NAME.tar.* | tar t`` lists it. Its first member ``pack.json`` says the
-checksum of every other one, and what was left out for want of room.
-
-Results come first, then the last checkpoint of each unfinished run, then weights. A run that is put into a
-store without its weights says so itself (`store.LEFT_OUT`).
+A pack is one tar archive without compression, cut into at most eight files of at most 16 MiB, ``NAME.tar.0``,
+``NAME.tar.1``, ...; ``cat NAME.tar.* | tar t`` lists it. It holds folders of runs and checkpoints as they lie in the
+store, which are held against the checksums that they carry before anything lands.
 """
 
-import contextlib
-import hashlib
 import io
-import json
 import re
+import shutil
 import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.runs import store
+from beyond_hard_labels.runs import checkpoints, store
 from beyond_hard_labels.runs.spec import RunSpec
 
 MOST_PARTS, PART_BYTES = 8, 16 << 20
-_WEIGHTS, _INDEX = "weights.safetensors", "pack.json"
-_RUN_FILES = "|".join(map(re.escape, (*store.FILES, "manifest.json", store.LEFT_OUT)))
+_RUN_FILES = "|".join(map(re.escape, (*store.FILES, "manifest.json")))
 _STEP = r"[0-9]{6}-[0-9]{6}\.(json|safetensors)"
 _NAME = re.compile(rf"runs/[0-9a-f]{{12}}/({_RUN_FILES})|checkpoints/[0-9a-f]{{12}}/{_STEP}")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError)
-_UNREADABLE += (tarfile.TarError, zipfile.BadZipFile)
 
 
 class Packed(NamedTuple):
-    """What was packed: the files of the pack, and the names in it and left out, as ``runs/KEY/spec.json``."""
+    """What was packed, and what was left out for want of room, named as ``runs/KEY/spec.json``."""
 
-    parts: list[Path]
+    parts: list[Path]  # the files of the pack
     names: list[str]
     left_out: list[str]
 
@@ -52,141 +43,92 @@ def check(path: Path) -> Path:
 def pack(specs: list[RunSpec], path: Path) -> Packed:
     """Pack the fresh runs of some specs and the last checkpoints of the others; replaces an older pack.
 
-    Nothing is written, and an older pack left as it is, if no run is finished or begun.
+    Results come first, then checkpoints, then weights. If nothing is finished or begun, nothing is written.
     """
-    path, groups, chosen, left_out = check(path), _groups(specs), {}, []
-    used = 3 * tarfile.RECORDSIZE + 256 * sum(map(len, groups))  # the index, and the archive's end
-    for group in groups:
-        needed = sum(2 * tarfile.BLOCKSIZE + file.stat().st_size for file in group.values())
-        if used + needed > MOST_PARTS * PART_BYTES:
-            left_out += group
-            continue
-        used += needed
-        chosen |= {name: file.read_bytes() for name, file in group.items()}
-    if not chosen:
-        return Packed([], [], left_out)
-    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in chosen.items()}
-    index = json.dumps({"files": checksums, "left_out": left_out}).encode()
-    made = io.BytesIO()
+    path, build, names, left_out, made = check(path), paths.build_folder(), [], [], io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
-        for name, content in {_INDEX: index, **chosen}.items():
-            member = tarfile.TarInfo(name)  # without date and owner: the same pack, the same bytes
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    whole, parts = made.getvalue(), [path.with_name(f"{path.name}.tar.{number}") for number in range(MOST_PARTS)]
-    for number, part in enumerate(parts):
-        if piece := whole[number * PART_BYTES : (number + 1) * PART_BYTES]:
-            files.write(part, piece)
-        else:
-            files.remove(part)
-    return Packed(parts[: -(-len(whole) // PART_BYTES)], list(chosen), left_out)
+        for group in _groups(specs):
+            contents = {name: (build / name).read_bytes() for name in group}
+            size = sum(2 * tarfile.BLOCKSIZE + len(content) for content in contents.values())
+            known = len(group) > 1 or f"{Path(group[0]).parent}/manifest.json" in names  # weights need the rest
+            fits = known and made.tell() + size + tarfile.RECORDSIZE <= MOST_PARTS * PART_BYTES
+            (names if fits else left_out).extend(group)
+            for name, content in contents.items() if fits else ():
+                member = tarfile.TarInfo(name)  # without date and owner
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    parts = [path.with_name(f"{path.name}.tar.{number}") for number in range(MOST_PARTS)]
+    pieces = [made.getvalue()[i * PART_BYTES : (i + 1) * PART_BYTES] for i in range(MOST_PARTS)]
+    for part, piece in zip(parts, pieces, strict=True) if names else ():
+        files.write(part, piece) if piece else files.remove(part)
+    return Packed([part for part, piece in zip(parts, pieces, strict=True) if names and piece], names, left_out)
 
 
-def _groups(specs: list[RunSpec]) -> list[dict[str, Path]]:
-    """Return what is to be packed, file by name, in groups of which each is of use as a whole only."""
-    results, checkpoints, weights = [], [], []
+def _groups(specs: list[RunSpec]) -> list[list[str]]:
+    """Return the names of what is to be packed, in groups of which each is of use as a whole only."""
+    results, begun, weights = [], [], []
     for spec in dict.fromkeys(specs):
         if run := store.find(spec):
-            more = [store.LEFT_OUT] if (run.folder / store.LEFT_OUT).is_file() else []
-            named = {f"runs/{spec.key}/{name}": run.folder / name for name in ("manifest.json", *run.files, *more)}
-            results.append({name: file for name, file in named.items() if file.name != _WEIGHTS})
-            weights += [{name: file} for name, file in named.items() if file.name == _WEIGHTS]
-        elif about := sorted((paths.build_folder() / "checkpoints" / spec.key).glob("[0-9]*.json")):
-            pair = (about[-1], about[-1].with_suffix(".safetensors"))
-            checkpoints.append({f"checkpoints/{spec.key}/{file.name}": file for file in pair})
-    return [group for group in results + checkpoints + weights if all(file.is_file() for file in group.values())]
+            own = [f"runs/{spec.key}/{name}" for name in ("manifest.json", *run.files)]
+            results.append([name for name in own if not name.endswith(store.WEIGHTS)])
+            weights += [[name] for name in own if name.endswith(store.WEIGHTS)]
+        elif last := _last(checkpoints.folder_of(spec)):
+            begun.append([f"checkpoints/{spec.key}/{name}" for name in (last, f"{last[:-5]}.safetensors")])
+    return results + begun + weights
 
 
 def unpack(parts: list[Path]) -> dict[str, str]:
-    """Put the runs of a pack, of which all files are given in any order, into the store.
+    """Put what is in a pack, of which all files are given in any order, into the store; say what became of each.
 
-    A run or a checkpoint lands whole or not at all, and none before everything was held against its checksum.
-    A fresh run that is there stays, unless it is equal and only lacks files that the pack has.
-
-    Returns
-    -------
-    dict of str to str
-        What became of each, in words, by ``runs/KEY`` or ``checkpoints/KEY``.
-
-    Raises
-    ------
-    InputError
-        If files are missing, cut short, changed, or of different packs, or hold anything else.
+    A run or a checkpoint lands whole or not at all, and none before all were held against their checksums. A fresh
+    run that is there stays, and so does a checkpoint that is as far. Raises `InputError` if files are missing, damaged
+    or of different packs, or hold anything else.
     """
-    contents, left_out = _read(sorted(map(Path, parts), key=lambda path: path.suffix))
-    folders = sorted({name.rpartition("/")[0] for name in contents}, reverse=True)  # runs before checkpoints
-    build, said, landing = paths.build_folder(), {}, {}
-    with contextlib.ExitStack() as stack:
-        for name in ("unpack", *sorted({folder.partition("/")[2] for folder in folders})):
-            stack.enter_context(files.lock(build / "locks" / name, f"unpacks {name}"))
-        files.sweep(build / "unpacked")
-        hidden = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".unpacked.", dir=build)))
-        for name, content in contents.items():
-            (hidden / name).parent.mkdir(parents=True, exist_ok=True)
-            (hidden / name).write_bytes(content)
-        for folder in folders:
-            if folder.startswith("runs/"):
-                without = [Path(name).name for name in left_out if name.startswith(f"{folder}/")]
-                lands, said[folder] = _judge_run(hidden / folder, without)
-            else:
-                lands, said[folder] = _judge_checkpoint(hidden / folder, build / folder, said)
-            landing |= {hidden / folder: build / folder} if lands else {}
-        for new, target in landing.items():
-            with files.writing(target) as temporary:  # in the place of what is stale, damaged, or equal and less
-                new.rename(temporary)
+    said, names = {}, ", ".join(map(str, parts))
+    with tempfile.TemporaryDirectory() as hidden:
+        try:
+            for name, content in _read(sorted(map(Path, parts), key=lambda path: path.suffix)).items():
+                files.write(Path(hidden, name), content)
+            specs = {folder: _spec(folder) for folder in sorted(Path(hidden).glob("*/*"), reverse=True)}  # runs first
+        except files.Unwritten:
+            raise
+        except Exception as error:  # whatever what is no pack makes its readers raise
+            raise InputError(f"{names}: no pack, or not all of one: {error}; expected every file NAME.tar.N") from error
+        for folder, spec in specs.items():
+            name, target = f"{folder.parent.name}/{spec.key}", paths.build_folder() / folder.parent.name / spec.key
+            with files.lock(paths.build_folder() / "locks" / spec.key, f"trains {spec.key}"):
+                here = store.find(spec) or _last(target) >= _last(folder) > ""
+                said[name] = "here already" if here else "put into the store"
+                if not here:
+                    with files.writing(target) as temporary:  # in the place of what is stale or damaged
+                        shutil.copytree(folder, temporary)
     return said
 
 
-def _read(parts: list[Path]) -> tuple[dict[str, bytes], list[str]]:
-    """Return the files of a pack by name, and the names of those left out, after all checks of the pack itself."""
-    names = ", ".join(map(str, parts))
-    try:
-        if len(parts) > MOST_PARTS or any(part.stat().st_size > PART_BYTES for part in parts):
-            raise ValueError(f"a pack has at most {MOST_PARTS} files of at most {PART_BYTES} bytes")
-        with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:") as archive:
-            found = {}
-            for member in archive:  # nothing is extracted by its own name, mode or type
-                if not (member.name == _INDEX and not found) and not _NAME.fullmatch(member.name):
-                    raise ValueError(f"it holds {member.name!r:.100}, which is no file of a run or a checkpoint")
-                if not member.isreg() or member.issparse() or member.name in found:
-                    raise ValueError(f"its {member.name} is a link, or there twice")
-                found[member.name] = archive.extractfile(member).read()
-        index = json.loads(found.pop(_INDEX))
-        for name, checksum in index["files"].items():
-            if name not in found or hashlib.sha256(found[name]).hexdigest() != checksum:
-                raise ValueError(f"its {name} is not there, or not what was packed")
-        if more := found.keys() - index["files"]:
-            raise ValueError(f"its index does not name {min(more)}")
-        if not all(_NAME.fullmatch(name) for name in index["left_out"]):
-            raise ValueError("its index names what is no file of a run")
-    except _UNREADABLE as error:
-        raise InputError(f"{names}: no pack, or not all of one: {error}; expected every file NAME.tar.N") from error
-    return found, index["left_out"]
+def _read(parts: list[Path]) -> dict[str, bytes]:
+    """Return the files of a pack by name; nothing is extracted by a member's own name, mode or type."""
+    if len(parts) > MOST_PARTS or any(part.stat().st_size > PART_BYTES for part in parts):
+        raise InputError(f"a pack has at most {MOST_PARTS} files of at most {PART_BYTES} bytes")
+    whole, found = b"".join(part.read_bytes() for part in parts), {}
+    with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
+        for member in archive:
+            if not _NAME.fullmatch(member.name) or not member.isreg() or member.issparse() or member.name in found:
+                raise InputError(f"it holds {member.name!r:.100}, which is no file of a run or a checkpoint, or twice")
+            found[member.name] = archive.extractfile(member).read()
+        if any(whole[archive.offset :]) or len(whole) < archive.offset + 2 * tarfile.BLOCKSIZE:
+            raise InputError("something is cut short, damaged or of another pack")  # the end, says tarfile
+    return found
 
 
-def _judge_run(new: Path, without: list[str]) -> tuple[bool, str]:
-    """Return whether a run lands, and what becomes of it in words; raise if it is none."""
-    try:
-        if without not in ([], [_WEIGHTS]):
-            raise ValueError(f"it lacks {', '.join(without)}")
-        if without:
-            files.write_json(new / store.LEFT_OUT, without)
-        run = store.load(new)
-        if run.spec.key != new.name:
-            raise ValueError(f"its spec is that of {run.spec.key}")
-    except (*_UNREADABLE, InputError) as error:
-        raise InputError(f"the pack's run {new.name} is not taken: {error}") from error
-    if there := store.find(run.spec):
-        sealed = [each.manifest["files"] for each in (there, run)]
-        if other := sorted(name for name in {*there.files} & {*run.files} if sealed[0][name] != sealed[1][name]):
-            return False, f"kept as it is here: fresh, and with another {', '.join(other)}"
-        if not set(run.files) - set(there.files):
-            return False, "here already"
-    return True, " without ".join(["put into the store", *without])
+def _spec(folder: Path) -> RunSpec:
+    """Return the spec of a run or a checkpoint; raise if it is none, or not as it was stored."""
+    of_run = folder.parent.name == "runs"
+    spec = store.load(folder).spec if of_run else RunSpec(**checkpoints.read(folder / _last(folder))[0]["spec"])
+    if spec.key != folder.name:
+        raise InputError(f"the spec of {folder.name} is that of {spec.key}")
+    return spec
 
 
-def _judge_checkpoint(new: Path, target: Path, said: dict[str, str]) -> tuple[bool, str]:
-    """Return whether a checkpoint lands, and what becomes of it in words."""
-    here = max((file.name for file in target.glob("[0-9]*.json")), default="")
-    needed = f"runs/{new.name}" not in said and here < max((file.name for file in new.glob("*.json")), default="")
-    return needed, "put into the store" if needed else "not needed: what is here is as far or farther"
+def _last(folder: Path) -> str:
+    """Return the name of the last checkpoint in a folder, nothing if there is none."""
+    return max((path.name for path in folder.glob("[0-9]*.json")), default="")

@@ -14,8 +14,8 @@ from beyond_hard_labels.learn.config import TrainConfig
 class RunSpec(TrainConfig):
     """One run: a training config and what it is trained on.
 
-    A field that came after runs were published has a default, which is what they had: where a run has it,
-    it is no part of the key, and a stored spec may lack it.
+    A field that came after runs were published has a default, which is what they had: where a run has it, it is no part
+    of the key, and a stored spec may lack it.
     """
 
     dataset: str = option("name of the set: synthetic, or that of a file of images and votes")

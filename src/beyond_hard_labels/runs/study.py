@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections import defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import Any
@@ -40,15 +40,15 @@ class Study:
         """Return the specs of all runs, split by split."""
         return [self.spec(labels, split) for split in range(self.splits) for labels in votes.LABEL_KINDS]
 
-    def on(self, dataset: str) -> "Study":
-        """Return the same study on a set that is a file, which has no seed."""
-        kept = {name: value for name, value in self.changed.items() if name != "data_seed"}
-        return plan(self.profile, **(kept | {"dataset": dataset}))
+    def on(self, dataset: str, **asked: Any) -> "Study":
+        """Return the same study on a set that is a file, which decides its seed and size; `asked` comes before.
 
-    @property
-    def counted(self) -> str:
-        """The number of splits in words of a text: ``1 split``, ``3 splits``."""
-        return f"{self.splits} split{'s' if self.splits > 1 else ''}"
+        A number of images that was changed is an upper bound.
+        """
+        kept = {name: value for name, value in self.changed.items() if name not in ("data_seed", "image_size")}
+        if "n_images" in kept:
+            kept["n_images"] = min(kept["n_images"], len(sets.read(dataset).ids))
+        return plan(self.profile, **(kept | asked | {"dataset": dataset}))
 
     @property
     def command(self) -> str:
@@ -58,10 +58,8 @@ class Study:
 
 def in_words(profile: str, changed: dict[str, Any]) -> str:
     """Return a profile and what was changed of it as options of the command line."""
-    sets = [
-        f"--set {name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in changed.items()
-    ]
-    return " ".join([f"--profile {profile}", *sets])
+    words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in changed.items()}
+    return " ".join([f"--profile {profile}", *(f"--set {name}={word}" for name, word in words.items())])
 
 
 def valid_parameters() -> dict[str, Any]:
@@ -73,14 +71,9 @@ def valid_parameters() -> dict[str, Any]:
 def plan(profile: str = "quick", **overrides) -> Study:
     """Return the study of a profile with some parameters changed.
 
-    A set may have values of its own in a profile (``profiles/sets.yml``), which come before what was
-    changed. Where the file of a set is not here, its size is taken from a published run of the study.
-
-    Raises
-    ------
-    InputError
-        On unknown names, wrong types and values out of range, see `parameters.check`; if the set is
-        not here, or has not what is asked of it.
+    A set may have values of its own in a profile (``profiles/sets.yml``), which come before what was changed. Where the
+    file of a set is not here, its size is taken from a published run of the study. Raises `InputError` on a parameter
+    that `parameters.check` refuses, and if the set is not here, or has not what is asked of it.
     """
     check(valid_parameters(), {"profile": profile})
     changed = dict(sorted(check(valid_parameters(), overrides).items()))
@@ -91,19 +84,14 @@ def plan(profile: str = "quick", **overrides) -> Study:
     return study
 
 
-def values_of(profile: str, changed: dict[str, Any], of_file: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the value of every parameter, from a profile, what was changed, and what a set decides.
-
-    Of a set whose file is not here, `of_file` must say what that decides.
-    """
-    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", sets.SYNTHETIC))
-    values |= changed
+def values_of(profile: str, changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the value of every parameter, from a profile, what was changed, and what a set decides."""
+    values = _defaults(profile, changed.get("protocol", "as_written"), changed.get("dataset", sets.SYNTHETIC)) | changed
     if values["dataset"] != sets.SYNTHETIC:
-        return values | (of_file or _of_set(profile, values, changed))
+        return values | _of_set(profile, values, changed)
     if (values["raters"], values["split_kind"]) != ("all", "random"):
-        raise InputError(
-            "the synthetic set has neither single raters nor folds: expected raters=all, split_kind=random"
-        )
+        expected = "expected raters=all, split_kind=random"
+        raise InputError(f"the synthetic set has neither single raters nor folds: {expected}")
     return values
 
 
@@ -128,26 +116,21 @@ def _of_set(profile: str, values: dict[str, Any], changed: dict[str, Any]) -> di
     own = read_profile("sets").get(dataset, {}).get(profile, {})
     asked = {"n_images": min(n, own.get("n_images", n)), "image_size": min(size, own.get("image_size", size))}
     asked |= {"data_seed": 0} | changed
-    faults = []
-    if values["raters"] == "complete" and (data.ratings is None or not votes.complete_raters(data.ratings).size):
-        faults.append(f"parameter 'raters' is complete, expected all: no rater of {dataset} is known to have seen all")
-    if values["split_kind"] == "slice" and data.fold is None:
-        faults.append(f"parameter 'split_kind' is slice, expected random: {dataset} has no folds")
-    if asked["n_images"] > n:
-        faults.append(f"parameter 'n_images' is {asked['n_images']}, expected at most the {n} images of {dataset}")
-    if size % asked["image_size"]:
-        blocks = [str(side) for side in range(16, size + 1) if size % side == 0]
-        faults.append(
-            f"parameter 'image_size' is {asked['image_size']}, and the images of {dataset} have {size} pixels a side, "
-            f"which are shrunk by whole blocks; expected {', '.join(blocks)}; "
-            f"import your own images again: bhl data import {dataset} --image-size {asked['image_size']} ..."
-        )
-    if asked["data_seed"] != 0:
-        faults.append(f"parameter 'data_seed' is {asked['data_seed']}, expected 0: {dataset} is read, not generated")
-    if values["test_images"] or values["ambiguous"] == "replaced":
-        faults.append(
-            f"test_images and ambiguous=replaced take images beyond the set: {dataset} is read, not generated"
-        )
+    given, side, read = values | asked, asked["image_size"], f"{dataset} is read, not generated"
+    folds, raters = data.fold is not None, data.ratings is not None and votes.complete_raters(data.ratings).size
+    blocks = ", ".join(str(side) for side in range(16, size + 1) if size % side == 0)
+    shrunk = f"and the images of {dataset} have {size} pixels a side, shrunk by whole blocks; expected {blocks}"
+    again = f"import your own images again: bhl data import {dataset} --image-size {side} ..."
+    checks = (
+        ("raters", given["raters"] == "all" or raters, f"expected all: no rater of {dataset} has seen all"),
+        ("split_kind", given["split_kind"] == "random" or folds, f"expected random: {dataset} has no folds"),
+        ("n_images", given["n_images"] <= n, f"expected at most the {n} images of {dataset}"),
+        ("image_size", size % side == 0, f"{shrunk}; {again}"),
+        ("data_seed", given["data_seed"] == 0, f"expected 0: {read}"),
+        ("test_images", given["test_images"] == 0, f"expected 0: {read}"),
+        ("ambiguous", given["ambiguous"] != "replaced", f"expected kept or left_out: {read}"),
+    )
+    faults = [f"parameter '{name}' is {given[name]}, {expected}" for name, fits, expected in checks if not fits]
     if faults:
         raise InputError("; ".join(faults))
     return {name: asked[name] for name in OF_FILE}
@@ -158,14 +141,11 @@ def published(dataset: str) -> Study | None:
 
     Of several, it is the one with the most splits, and then the most and largest images.
     """
-    groups = defaultdict(set)
-    for spec in store.published_specs(dataset):
-        groups[replace(spec, labels="soft", split=0)].add((spec.labels, spec.split))
-    whole = {spec: _whole_splits(found) for spec, found in groups.items()}
-    if not any(whole.values()):
+    soft = [replace(spec, split=0) for spec in store.published_specs(dataset) if spec.labels == "soft"]
+    if not (splits := Counter(soft)):
         return None
-    best = max(whole, key=lambda spec: (whole[spec], spec.n_images, spec.image_size, spec.key))
-    profile, changed = nearest(best, splits=whole[best])
+    best = max(splits, key=lambda spec: (splits[spec], spec.n_images, spec.image_size, spec.key))
+    profile, changed = nearest(best, splits=splits[best])
     return plan(profile, **changed)
 
 
@@ -183,11 +163,6 @@ def nearest(spec: RunSpec, **asked: Any) -> tuple[str, dict[str, Any]]:
         changed = {name: value for name, value in given if value != values[name]}
         named.append((profile, changed | ({"dataset": spec.dataset} if decided else {})))
     return min(named, key=lambda pair: len(pair[1]))
-
-
-def _whole_splits(found: set[tuple[str, int]]) -> int:
-    """Return how many splits, from 0, have a run of each kind of label."""
-    return next(n for n in itertools.count() if any((labels, n) not in found for labels in votes.LABEL_KINDS))
 
 
 @functools.cache
