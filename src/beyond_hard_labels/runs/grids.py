@@ -37,7 +37,7 @@ GRIDS = ("when", "votes")  # those of the book
 VARYING = (  # the fields that may differ within a part, which are columns of its rows
     *("dataset", "labels", "split", "backbone", "epochs", "train_share", "votes_per_image", "label_smoothing"),
     *("data_seed", "ambiguous", "class_weights", "augment_colour", "learning_rate", "schedule"),
-    *("weight_decay", "decay", "ties"),
+    *("weight_decay", "decay", "ties", "crowd", "noise", "weights", "image_size"),
 )
 _FIELDS = {field.name: field.type for field in fields(RunSpec)}
 _NAMES = {"one_hot_kl": "kl_one_hot"}  # columns that are named otherwise than their metric
@@ -128,7 +128,10 @@ def rows(found: list[Run]) -> pd.DataFrame:
         ``one_hot_kl`` under the name ``kl_one_hot``; ``temperature`` and ``kl_scaled`` (fitted to the run's own targets
         on the validation images), ``temperature_truth`` and ``kl_scaled_truth`` (to the soft truth), see
         `Run.temperatures`; ``floor``, the KL that a model would keep that knows each distribution, see
-        `metrics.noise_floor`, 0 for an exact truth; `label_floor` of the labels trained on; ``seconds`` of training.
+        `metrics.noise_floor`, 0 for an exact truth; `label_floor` of the labels trained on; of the synthetic set
+        ``right_colour`` and ``right_shape``, shares of the images whose predicted class has the colour or the shape of
+        the leading one, and ``right_pure`` and ``right_ambiguous``, shares of these images that are predicted right;
+        ``seconds`` of training.
     """
     table = []
     for run in found:
@@ -140,6 +143,11 @@ def rows(found: list[Run]) -> pd.DataFrame:
         row["temperature_truth"], row["kl_scaled_truth"] = fitted["soft truth"]
         row["floor"] = 0.0 if cast is None else metrics.noise_floor(cast)
         row["label_floor"] = label_floor(run.truth if cast is None else cast, run.spec.votes_per_image)
+        if run.spec.dataset == sets.SYNTHETIC:  # whose classes are three colours, each as circle and ellipse
+            true, guess, pure = run.truth.argmax(axis=1), run.predicted.argmax(axis=1), run.truth.max(axis=1) == 1
+            right = {"colour": true // 2 == guess // 2, "shape": true % 2 == guess % 2}
+            right |= {"pure": (true == guess)[pure], "ambiguous": (true == guess)[~pure]}
+            row |= {f"right_{name}": hits.mean() if hits.size else np.nan for name, hits in right.items()}
         table.append(row | {"seconds": run.manifest["seconds"]})
     return pd.DataFrame(table)
 
