@@ -87,6 +87,7 @@ def distributions(
     n, k, width = len(titles), len(class_names), 0.8 / len(rows)
     shape = {"figsize": (1.9 * n, 2.1 + 0.3 * k), "height_ratios": (1.7, 0.3 * k), "sharex": "row", "sharey": "row"}
     figure, axes = plt.subplots(2, n, squeeze=False, layout="constrained", **shape)
+    votes = all(np.issubdtype(array.dtype, np.integer) for array in rows.values())
     for i, (picture, axis) in enumerate(axes.T):
         _picture(picture, images[i], titles[i])
         picture.axis("off")
@@ -95,8 +96,9 @@ def distributions(
             axis.barh(place, array[i], width, label=name, color=ARM_COLOURS.get(name[:4], "#7F7F7F"))
         axis.set_yticks(range(k), class_names, fontsize=8)
         axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=votes)
     axes[1, 0].invert_yaxis()
-    votes = all(np.issubdtype(array.dtype, np.integer) for array in rows.values())
     figure.supxlabel("votes" if votes else "probability", fontsize=10)
     if len(rows) > 1:
         figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
