@@ -141,8 +141,7 @@ def test_pages_load_nothing_from_another_host_also_where_they_link_to_binder(pro
         ("{{ number('01_one', 'klx') }}", "line 3: 01_one has no number 'klx', expected one of 'kl'"),
         ("{{ claim('02_two', 'kl') }}", "line 3: 02_two has no claim 'kl', expected one of none"),
         ("{{ number('02_two', 'kl') }}", "line 3: 02_two has no number 'kl', expected one of 'kl' of 01_one"),
-        ("{{ costs.days }}", "line 3: .* has no attribute 'days'"),
-        ("{{ table('runz') }}", "line 3: there is no table 'runz', expected one of parameters, "),
+        ("{{ tables.runz }}", "line 3: .* has no attribute 'runz'"),
         ("x\n{% for %}", "line 4: "),
     ],
 )
@@ -248,12 +247,12 @@ def test_only_keeps_the_other_copies_and_refuses_those_of_another_study(project,
     assert first.stat().st_mtime_ns == before
     second = nbformat.read(paths.build_folder() / "executed" / "02_two.ipynb", as_version=4)
     assert second.cells[-1].outputs[0].data["text/plain"] == "6"
-    with pytest.raises(InputError, match=r"was executed with '--profile smoke .*, not '--profile quick'"):
+    with pytest.raises(InputError, match="01_one has no executed copy at .* of '--profile quick'"):
         built(project, study.plan("quick"), only="02_two")
 
 
 def test_an_unchanged_book_is_not_made_again_and_one_edited_page_is_all_that_is_read_again(project, small, capsys):
-    write(project, "01_one", SETUP, SOFT)
+    write(project, "01_one", SETUP, SOFT, "import matplotlib.pyplot as plt\n_ = plt.figure()")
     page = built(project, small)
     first = page.stat().st_ino
     built(project, small)
