@@ -17,39 +17,32 @@ NETWORKS = {
     "resnet50v2": "ResNet50v2",
 }
 PROTOCOLS = {"as_written": "as the paper writes it", "as_run": "as the authors' code runs"}
+WEIGHTS = {"none": "random weights", "imagenet": "ImageNet weights"}
 
 
 def line(study: Study, runs: Sequence[Run] = ()) -> str:
     """Return one line: profile, images, training, splits, and where the runs were trained."""
-    parts = _data(study.profile, study.changed, study.shared)
-    if runs:
-        splits = f"{study.splits} random split{'s' if study.splits > 1 else ''}"
-        parts += [_training(study.shared, study.protocol), splits, trained(runs)]
-    return " · ".join(parts)
+    splits = f"{study.splits} random split{'s' if study.splits > 1 else ''}"
+    return _line(study.profile, study.changed, study.shared, study.protocol, splits, runs)
 
 
 def line_of_run(run: Run) -> str:
     """Return the same of a single run."""
     profile, changed = nearest(run.spec)
-    shared, protocol = asdict(run.spec), changed.get("protocol", "as_written")
     which = f"{run.spec.labels} labels, split {run.spec.split}"
-    return " · ".join([*_data(profile, changed, shared), _training(shared, protocol), which, trained([run])])
+    return _line(profile, changed, asdict(run.spec), changed.get("protocol", "as_written"), which, [run])
 
 
-def _data(profile: str, changed: Mapping[str, Any], shared: Mapping[str, Any]) -> list[str]:
+def _line(profile: str, changed: Mapping, values: Mapping[str, Any], protocol: str, which: str, runs: Sequence) -> str:
     given = ", ".join(f"{text(name)} = {text(value)}" for name, value in changed.items())
-    what = "generated images" if shared["dataset"] == SYNTHETIC else f"images of {text(shared['dataset'])}"
-    size = shared["image_size"]
-    return [
-        f"**Profile {profile}**{f' with {given}' if given else ''}",
-        f"{shared['n_images']:,} {what} of {size} × {size} pixels",
-    ]
-
-
-def _training(shared: Mapping[str, Any], protocol: str) -> str:
-    weights = {"none": "random weights", "imagenet": "ImageNet weights"}.get(shared["weights"], "given weights")
-    epochs = f"{shared['epochs']} epoch{'s' if shared['epochs'] > 1 else ''}"
-    return f"{NETWORKS[shared['backbone']]} from {weights}, {epochs}, {PROTOCOLS[protocol]}"
+    what = "generated images" if values["dataset"] == SYNTHETIC else f"images of {text(values['dataset'])}"
+    size, epochs = values["image_size"], f"{values['epochs']} epoch{'s' if values['epochs'] > 1 else ''}"
+    parts = [f"**Profile {profile}**" + (f" with {given}" if given else "")]
+    parts.append(f"{values['n_images']:,} {what} of {size} × {size} pixels")
+    if runs:
+        network = f"{NETWORKS[values['backbone']]} from {WEIGHTS.get(values['weights'], 'given weights')}"
+        parts += [f"{network}, {epochs}, {PROTOCOLS[protocol]}", which, trained(runs)]
+    return " · ".join(parts)
 
 
 def trained(runs: Sequence[Run]) -> str:

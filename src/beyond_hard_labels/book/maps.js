@@ -1,4 +1,4 @@
-/* What the widgets of interactive.py do. Runs wherever it stands in the page, also in JupyterLab. */
+/* What the widgets of maps.py do. Runs wherever it stands in the page, also in JupyterLab. */
 (() => {
   "use strict";
 

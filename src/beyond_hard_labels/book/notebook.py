@@ -1,25 +1,18 @@
 """What the notebooks of the book call to take parameters, to find their runs, and to show and say what these give.
 
 `show`, `say`, `claim` and `about` return Markdown and leave a record of it in the output's metadata, under
-``beyond_hard_labels``, which pages are made from:
-
-    runs                             names of the runs that it rests on; the output links to their list
-    grid                             name of the grid that it rests on, in place of runs
-    table                            of `show`: the name of the table
-    numbers                          of `say`: texts by name, each as other pages print it
-    claim, sentence, holds, decided  of `claim`
-    study                            of `about`: the parameters
+``beyond_hard_labels``, which pages are made from: ``runs``, the names of those that it rests on, or ``grid``, and
+``table`` or ``numbers`` by name, or ``claim``, ``sentence``, ``holds`` and ``decided``.
 
 Where an output takes `runs`, it takes a sequence of runs, or of their names, or a grid: any object whose ``name`` is
-that of a grid, such as ``grids.results("when", study)``, or the text ``"grid:when"``. A grid's rows come from the
-project's tables, not from runs that have pages, so the output links to the grid's own section of the page on runs.
+that of a grid, such as ``grids.results("when", study)``, or the text ``"grid:when"``.
 """
 
 import ast
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
@@ -31,21 +24,8 @@ from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import Study, plan, require_generated, valid_parameters
 
 RECORD = "beyond_hard_labels"  # the key of an output's metadata
-VERDICTS = {
-    (True, True): "holds in these runs",
-    (False, True): "does not hold in these runs",
-    (True, False): "not decided by these runs",
-    (False, False): "not decided by these runs",
-}
-
-
-class Grid(Protocol):
-    """What an output may rest on that is no list of runs."""
-
-    name: str
-
-
-Runs = Sequence[Run | str] | Grid | str
+Runs = Sequence[Run | str] | Any  # runs, their names, or a grid, see above
+VERDICTS = {True: "holds in these runs", False: "does not hold in these runs", None: "not decided by these runs"}
 
 
 def study_of(namespace: Mapping[str, Any], own: Sequence[str] = ()) -> Study:
@@ -54,14 +34,7 @@ def study_of(namespace: Mapping[str, Any], own: Sequence[str] = ()) -> Study:
     Parameters are what the newest parameters cell assigns, the one that says ``profile = ...``, and the cell that
     papermill injects below it; any other cell of plain assignments may set a parameter that there is. The values are
     those of now, whatever ran meanwhile and however often. So a mistyped name is refused, and what a chapter
-    calls its own things is no parameter.
-
-    Parameters
-    ----------
-    namespace : mapping
-        The notebook's ``globals()``.
-    own : sequence of str
-        Parameters of the notebook itself, which a study does not have.
+    calls its own things is no parameter; `own` names those that a study does not have.
 
     Raises
     ------
@@ -78,36 +51,30 @@ def study_of(namespace: Mapping[str, Any], own: Sequence[str] = ()) -> Study:
 
 def _asked(cells: Sequence[str], valid: Mapping[str, Any]) -> set[str]:
     """Return the names that the cells of a notebook, in the order in which they ran, give as parameters."""
-    given = [_plain(cell) for cell in cells]
-    asked = {name for names in given for name in names if name in valid}
-    newest = max((i for i, names in enumerate(given) if "profile" in names), default=None)
-    if newest is None:
-        return asked
-    first = last = newest
-    while first and "profile" in given[first - 1] and cells[first].startswith("# Parameters"):  # injected, with it
-        first -= 1
-    while last + 1 < len(cells) and given[last + 1] and cells[last + 1].startswith("# Parameters"):
-        last += 1
-    return asked.union(*given[first : last + 1])
-
-
-def _plain(cell: str) -> list[str]:
-    """Return the names of a cell that only assigns literals; none of any other cell."""
-    try:
-        body = ast.parse(cell).body
-        [ast.literal_eval(node.value) for node in body]
-        return [target.id for node in body for target in getattr(node, "targets", None) or [node.target]]
-    except (SyntaxError, ValueError, AttributeError, TypeError):
-        return []
+    newest, anywhere = set(), set()
+    for cell in cells:
+        try:
+            body = ast.parse(cell).body
+            [ast.literal_eval(node.value) for node in body]
+            names = {target.id for node in body for target in getattr(node, "targets", None) or [node.target]}
+        except (SyntaxError, ValueError, AttributeError, TypeError):
+            continue  # it does more than to assign literals
+        if cell.startswith("# Parameters"):  # papermill's own
+            newest |= names
+        elif "profile" in names:
+            newest = names
+        anywhere |= names & valid.keys()
+    return newest | anywhere
 
 
 class Shown:
     """Markdown that a notebook shows, with the record of what it rests on in the output's metadata."""
 
     def __init__(self, markdown: str, runs: Runs, **record: Any):
-        self.markdown = markdown + link(runs)
-        grid = grid_of(runs)
-        self.record = {"runs": [] if grid else names_of(runs), **({"grid": grid} if grid else {}), **record}
+        grid, names = resting_on(runs)
+        of = f"grid {grid}" if grid else f"{len(names)} run{'s' if len(names) > 1 else ''}"
+        self.markdown = markdown + (f" [{of}](#{label(runs)})" if grid or names else "")
+        self.record = {"runs": names, **({"grid": grid} if grid else {}), **record}
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/markdown": self.markdown, "text/plain": self.markdown}, {RECORD: self.record}
@@ -118,7 +85,7 @@ def show(frame: pd.DataFrame, runs: Runs = (), *, name: str = "table", **options
 
     In a column ``run``, names of those runs link to their pages.
     """
-    known = set() if grid_of(runs) else set(names_of(runs))
+    known = resting_on(runs)[1]
     links = {"run": lambda run: run_link(run) if run in known else tables.text(run)} | options.pop("links", {})
     return Shown(tables.markdown(frame, name=name, links=links, **options), runs, table=name)
 
@@ -133,22 +100,18 @@ def say(sentence: str, runs: Runs = (), **numbers: float | str) -> Shown:
 
 
 def claim(sentence: str, holds: bool, runs: Runs = (), *, name: str, decided: bool = True) -> Shown:
-    """Return a conclusion with whether it holds in the runs that are shown.
+    """Return a conclusion of its author's with whether it holds in the runs that are shown; other pages find its name.
 
-    Parameters
-    ----------
-    sentence : str
-        What its author concludes, of the published results.
-    holds : bool
-        The condition, computed from the runs.
-    runs : sequence of Run, or a grid
-    name : str
-        By which other pages find it.
-    decided : bool
-        Whether these runs could show it either way: a single split has no interval.
+    `holds` is computed from the runs, and `decided` is whether they could show it either way: a single split has no
+    interval.
     """
     record = {"claim": name, "sentence": sentence, "holds": bool(holds), "decided": bool(decided)}
-    return Shown(f"> {sentence} *({VERDICTS[record['holds'], record['decided']]})*", runs, **record)
+    return Shown(f"> {sentence} *({verdict(record)})*", runs, **record)
+
+
+def verdict(record: Mapping[str, Any]) -> str:
+    """Return in words whether the claim of a record holds."""
+    return VERDICTS[record["holds"] if record["decided"] else None]
 
 
 def about(study: Study, runs: Sequence[Run] = ()) -> Shown:
@@ -156,34 +119,21 @@ def about(study: Study, runs: Sequence[Run] = ()) -> Shown:
     return Shown(line(study, runs), runs, study={"profile": study.profile, **study.changed})
 
 
-def grid_of(runs: Runs) -> str | None:
-    """Return the name of the grid that something rests on, None of runs."""
+def resting_on(runs: Runs) -> tuple[str | None, list[str]]:
+    """Return the name of the grid that something rests on, or None and the names of its runs."""
     if isinstance(runs, str):
         if not re.fullmatch(r"grid:\w+", runs):
             raise InputError(f"runs are '{runs}', expected runs, their names, or a grid such as 'grid:when'")
-        return runs.removeprefix("grid:")
-    return None if isinstance(runs, Run) else getattr(runs, "name", None)
-
-
-def names_of(runs: Sequence[Run | str]) -> list[str]:
-    """Return the names of some runs."""
-    runs = [runs] if isinstance(runs, Run) else runs
-    return [run if isinstance(run, str) else run.name for run in runs]
+        return runs.removeprefix("grid:"), []
+    if not isinstance(runs, Run) and hasattr(runs, "name"):
+        return runs.name, []
+    return None, [run if isinstance(run, str) else run.name for run in ([runs] if isinstance(runs, Run) else runs)]
 
 
 def label(runs: Runs) -> str:
-    """Return the name of the list of some runs, or of a grid, which links to it name."""
-    if grid := grid_of(runs):
-        return f"grid-{grid}"
-    return "runs-" + hashlib.sha256(" ".join(names_of(runs)).encode()).hexdigest()[:8]
-
-
-def link(runs: Runs) -> str:
-    """Return a link to the list of some runs, or to a grid; nothing for none."""
-    if grid := grid_of(runs):
-        return f" [grid {grid}](#{label(runs)})"
-    n = len(names_of(runs))
-    return f" [{n} run{'s' if n > 1 else ''}](#{label(runs)})" if n else ""
+    """Return the name by which links find the list of some runs, or a grid."""
+    grid, names = resting_on(runs)
+    return f"grid-{grid}" if grid else "runs-" + hashlib.sha256(" ".join(names).encode()).hexdigest()[:8]
 
 
 def run_link(name: str) -> str:

@@ -9,9 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_rgb
 
-from beyond_hard_labels.analysis.scores import curves
 from beyond_hard_labels.data import shapes
-from beyond_hard_labels.runs.store import Run
 
 ARM_COLOURS = {"hard": "#0072B2", "soft": "#D55E00"}
 CLASS_COLOURS = {"b": "#3B6FE0", "g": "#2E9E4F", "r": "#D6423B"}
@@ -37,6 +35,12 @@ def use_style() -> None:
     plt.rcParams.update({"axes.spines.right": False, "svg.hashsalt": "beyond-hard-labels"})
 
 
+def _picture(axis: plt.Axes, image: np.ndarray, title: str) -> None:
+    """Show an image (C, H, W) uint8 under its title."""
+    axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set_title(title, fontsize=9)
+
+
 def montage(images: np.ndarray, titles: list[str], *, columns: int) -> plt.Figure:
     """Show images (N, C, H, W) uint8 in a grid, each under its title."""
     rows = -(-len(images) // columns)
@@ -44,8 +48,7 @@ def montage(images: np.ndarray, titles: list[str], *, columns: int) -> plt.Figur
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
-        axis.set_title(title, fontsize=9)
+        _picture(axis, image, title)
     figure.tight_layout(pad=0.4)
     return figure
 
@@ -77,77 +80,43 @@ def hue_circle(images: np.ndarray, hues: np.ndarray, shapes: np.ndarray) -> plt.
 def distributions(
     images: np.ndarray, rows: dict[str, np.ndarray], titles: list[str], class_names: tuple[str, ...]
 ) -> plt.Figure:
-    """Show images (N, C, H, W) above their label distributions as bars, one colour a named (N, K) array.
+    """Show images (N, C, H, W) uint8 above what is known of their classes as bars, one colour a named (N, K) array.
 
-    Names that begin with hard or soft get the colour of that arm, all others are grey.
+    Names that begin with hard or soft get the colour of that arm, all others are grey. Arrays of integers are votes.
     """
-    n = len(titles)
-    figure, axes = plt.subplots(2, n, figsize=(1.9 * n, 4.1), sharey="row", squeeze=False, height_ratios=(1, 1.6))
-    width = 0.8 / len(rows)
+    n, k, width = len(titles), len(class_names), 0.8 / len(rows)
+    shape = {"figsize": (1.9 * n, 2.1 + 0.3 * k), "height_ratios": (1.7, 0.3 * k), "sharex": "row", "sharey": "row"}
+    figure, axes = plt.subplots(2, n, squeeze=False, layout="constrained", **shape)
+    votes = all(np.issubdtype(array.dtype, np.integer) for array in rows.values())
     for i, (picture, axis) in enumerate(axes.T):
-        picture.imshow(images[i].transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
-        picture.set_title(titles[i], fontsize=9)
+        _picture(picture, images[i], titles[i])
         picture.axis("off")
         for j, (name, array) in enumerate(rows.items()):
-            place = np.arange(len(class_names)) + (j + 0.5) * width - 0.4
-            axis.bar(place, array[i], width, label=name, color=ARM_COLOURS.get(name[:4], "#7F7F7F"))
-        axis.set_xticks(range(len(class_names)), class_names)
-        axis.grid(axis="x", visible=False)
-    axes[1, 0].set_ylabel("probability")
-    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+            place = np.arange(k) + (j + 0.5) * width - 0.4
+            axis.barh(place, array[i], width, label=name, color=ARM_COLOURS.get(name[:4], "#7F7F7F"))
+        axis.set_yticks(range(k), class_names, fontsize=8)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=votes)
+    axes[1, 0].invert_yaxis()
+    figure.supxlabel("votes" if votes else "probability", fontsize=10)
+    if len(rows) > 1:
+        figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
-
-
-def training_curves(runs: list[Run]) -> plt.Figure:
-    """Show macro accuracy and KL on validation images over epochs: mean and range over the splits."""
-    words = {"macro_accuracy": "macro accuracy", "kl": "KL to soft truth (nats)"}
-    long = curves(runs).rename(columns=words).melt(["labels", "epoch"], list(words.values()), var_name="metric")
-    style = {"hue": "labels", "style": "labels", "palette": ARM_COLOURS, "errorbar": ("pi", 100)}
-    grid = sns.relplot(
-        long, x="epoch", y="value", col="metric", kind="line", **style, height=3.4, facet_kws={"sharey": False}
-    )
-    grid.axes_dict[words["kl"]].set_yscale("log")
-    grid.set_titles("{col_name}").set_axis_labels("epoch", "")
-    return grid.figure
 
 
 def maps(planes: dict[str, np.ndarray], hue: np.ndarray, shape: np.ndarray) -> plt.Figure:
     """Show the maps (N, 2) of both arms as the paper's Figure 1: hue to the left, shape to the right."""
-    figure, axes = plt.subplots(
-        len(planes), 2, figsize=(9, 4.2 * len(planes) + 0.7), squeeze=False, layout="constrained"
-    )
-    columns = [
-        ("colour", hue, "hsv", "hue (0 red, 1/3 green, 2/3 blue)"),
-        ("shape", shape, "viridis", "shape (0 circle, 1 ellipse)"),
-    ]
-    for column, (what, values, palette, legend) in enumerate(columns):
-        for row, (arm, plane) in enumerate(planes.items()):
-            axis = axes[row, column]
-            points = axis.scatter(*plane.T, c=values, cmap=palette, vmin=0, vmax=1, s=6, linewidths=0)
-            axis.set(title=f"{arm} labels: {what} position", xticks=[], yticks=[], aspect="equal")
-            axis.grid(False)
-            sns.despine(ax=axis, left=True, bottom=True)
+    size = (9, 4.2 * len(planes) + 0.7)
+    figure, axes = plt.subplots(len(planes), 2, figsize=size, squeeze=False, layout="constrained")
+    for column, what, values, palette, legend in (
+        (0, "colour", hue, "hsv", "hue (0 red, 1/3 green, 2/3 blue)"),
+        (1, "shape", shape, "viridis", "shape (0 circle, 1 ellipse)"),
+    ):
+        for axis, (arm, plane) in zip(axes[:, column], planes.items(), strict=True):
+            title = f"{arm} labels: {what} position"
+            points = _scatter(axis, plane, title, c=values, cmap=palette, vmin=0, vmax=1, s=6)
         figure.colorbar(points, ax=axes[:, column], label=legend, orientation="horizontal", shrink=0.7, aspect=30)
-    return figure
-
-
-def images_with_votes(images: np.ndarray, counts: np.ndarray, titles: list[str], class_names) -> plt.Figure:
-    """Show images (N, C, H, W) uint8 in a row, the votes (N, K) of each as bars below it."""
-    n, k = counts.shape
-    figure, axes = plt.subplots(2, n, figsize=(2.1 * n, 2 + 0.24 * k), height_ratios=(1.7, 0.24 * k), squeeze=False)
-    for i, (top, below) in enumerate(axes.T):
-        top.imshow(images[i].transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        top.set_title(titles[i], fontsize=8)
-        top.axis("off")
-        below.barh(np.arange(k), counts[i], color=class_palette(class_names))
-        below.set_yticks(np.arange(k), class_names if i == 0 else [""] * k, fontsize=8)
-        below.tick_params(axis="x", labelsize=8)
-        below.set(xlim=(0, 1.05 * counts.max()), ylim=(k - 0.5, -0.5))
-        below.xaxis.get_major_locator().set_params(integer=True)
-        below.grid(axis="y", visible=False)
-    figure.supxlabel("votes", fontsize=9)
-    figure.tight_layout(pad=0.4)
     return figure
 
 
@@ -156,22 +125,15 @@ def class_maps(planes: dict[str, np.ndarray], truth: np.ndarray, class_names) ->
     colours = class_palette(class_names)
     figure, axes = plt.subplots(1, len(planes), figsize=(4.5 * len(planes), 5), squeeze=False, layout="constrained")
     for axis, (arm, plane) in zip(axes[0], planes.items(), strict=True):
-        axis.scatter(*plane.T, c=truth @ colours, s=14, linewidths=0)
-        axis.set(title=f"{arm} labels", xticks=[], yticks=[], aspect="equal")
-        axis.grid(False)
-        sns.despine(ax=axis, left=True, bottom=True)
+        _scatter(axis, plane, f"{arm} labels", c=truth @ colours, s=14)
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
     figure.legend(handles, class_names, loc="outside lower center", ncols=min(len(class_names), 6), frameon=False)
     return figure
 
 
-def vote_spread(total: np.ndarray, share: np.ndarray, entropy: np.ndarray) -> plt.Figure:
-    """Show over images the number of votes, the share of the leading class and the entropy of the votes."""
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), sharey=True)
-    labels = ("votes an image", "share of the leading class", "entropy of the votes (nats)")
-    for axis, values, label in zip(axes, (total, share, entropy), labels, strict=True):
-        axis.hist(values, bins=25, color="0.5")
-        axis.set(xlabel=label)
-    axes[0].set_ylabel("images")
-    figure.tight_layout()
-    return figure
+def _scatter(axis: plt.Axes, plane: np.ndarray, title: str, **points):
+    """Draw a map without scales: on a t-SNE map only neighbourhoods mean something."""
+    axis.set(title=title, xticks=[], yticks=[], aspect="equal")
+    axis.grid(False)
+    sns.despine(ax=axis, left=True, bottom=True)
+    return axis.scatter(*plane.T, linewidths=0, **points)

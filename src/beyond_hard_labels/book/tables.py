@@ -56,6 +56,9 @@ def interval(low: float, high: float, digits: int = 4) -> str:
     return MISSING if missing else f"[{number(low, digits, signed=True)}, {number(high, digits, signed=True)}]"
 
 
+_PAIRS = {"mean": ("std", mean_std), "low": ("high", interval)}  # columns that are shown as one
+
+
 def markdown(
     frame: pd.DataFrame,
     *,
@@ -77,11 +80,11 @@ def markdown(
     name : str
         Of the CSV file, which holds the numbers as they are in the frame.
     digits : int, or mapping of column to int
-        After the point, of every number that is not an integer; 4 for columns that a mapping leaves out.
+        After the point, of what is no integer; 4 for columns that a mapping leaves out.
     signed : collection
         Columns whose numbers have a sign, such as differences.
-    bold : collection of (index label, column)
-        Cells that are bold; the column is named as in the frame, without ``mean``. A missing number never is.
+    bold : collection of (index label, column without ``mean``)
+        Cells that are bold; a missing number never is.
     links : mapping of column to function
         Columns whose values become Markdown of this package's making, such as links to runs.
 
@@ -95,65 +98,36 @@ def markdown(
         raise InputError(f"table '{name}' has the column '{twice[0]}' twice, expected a name for each")
     if flat.columns.empty:
         return MISSING
-    links, bold, columns = links or {}, set(bold), []
-    for column in flat.columns:
-        base, part = _parts(column, flat)
-        if part in ("std", "high"):
-            continue  # beside its mean, its low
+    series = {tuple(part for part in c if part != "") if isinstance(c, tuple) else (c,): flat[c] for c in flat}
+    pairs = {path: (*path[:-1], _PAIRS[path[-1]][0]) for path in series if path[-1] in _PAIRS and path != ("mean",)}
+    pairs = {first: second for first, second in pairs.items() if second in series}
+    links, columns = links or {}, []
+    for path in [path for path in series if path not in pairs.values()]:
+        base = path[:-1] if path in pairs and path[-1] == "mean" else path
+        base = base[0] if len(base) == 1 else base
         each = digits.get(base, 4) if isinstance(digits, Mapping) else digits
-        cells, numeric = _cells(flat, column, part, each, base in signed, links.get(base))
-        marked = [
-            f"**{cell}**" if (label, base) in bold and cell != MISSING else cell
-            for label, cell in zip(frame.index, cells, strict=True)
-        ]
+        cells, numeric = _cells(
+            series[path], each, base in signed, links.get(base, heading if base == "metric" else None)
+        )
         words = ", ".join(map(heading, base)) if isinstance(base, tuple) else heading(base)
-        columns.append(["95 % interval" if part == "low" else words, "---:" if numeric else ":---", *marked])
+        if path in pairs:
+            words = "95 % interval" if path[-1] == "low" else words
+            shown = _PAIRS[path[-1]][1]
+            cells = [shown(*both, each) for both in zip(series[path], series[pairs[path]], strict=True)]
+        strong = [cell != MISSING and (label, base) in bold for label, cell in zip(frame.index, cells, strict=True)]
+        marked = [f"**{cell}**" if is_strong else cell for cell, is_strong in zip(cells, strong, strict=True)]
+        columns.append([words, "---:" if numeric else ":---", *marked])
     lines = ["| " + " | ".join(line) + " |" for line in zip(*columns, strict=True)]
-    return "\n".join(lines) + "\n\n" + _csv(flat, name)
-
-
-def _parts(column: object, flat: pd.DataFrame) -> tuple[object, str]:
-    """Return what a column is of, and which part of a pair it is: ``mean`` or ``std``, ``low`` or ``high``, or none."""
-    path = tuple(level for level in column if level != "") if isinstance(column, tuple) else (column,)
-
-    def has(part: str) -> bool:
-        return (*path[:-1], part) in flat.columns if isinstance(column, tuple) else part in flat.columns
-
-    if path[-1:] in (("mean",), ("std",)) and len(path) > 1 and has("mean") and has("std"):
-        path, part = path[:-1], path[-1]
-    elif path[-1:] in (("low",), ("high",)) and has("low") and has("high"):
-        part = path[-1]
-    else:
-        part = ""
-    return (path[0] if len(path) == 1 else path), part
-
-
-def _cells(
-    flat: pd.DataFrame, column: object, part: str, digits: int, signed: bool, link: Callable | None
-) -> tuple[list[str], bool]:
-    """Return the texts of a column, or of a pair of columns, and whether they are numbers."""
-    values = flat[column]
-    if part:
-        other, both = {"mean": ("std", mean_std), "low": ("high", interval)}[part]
-        others = flat[(*column[:-1], other) if isinstance(column, tuple) else other]
-        return [both(*pair, digits) for pair in zip(values, others, strict=True)], True
-    known = values.dropna()
-    if link is not None:
-        return [MISSING if pd.isna(value) else link(value) for value in values], False
-    if len(known) and all(isinstance(value, numbers.Real) or pd.api.types.is_bool(value) for value in known):
-        return [number(value, digits, signed=signed) for value in values], True
-    words = heading if column == "metric" or column == ("metric", "") else text
-    missing = values.isna()
-    return [MISSING if gone else words(value) for value, gone in zip(values, missing, strict=True)], False
-
-
-def _csv(flat: pd.DataFrame, name: str) -> str:
-    plain = flat.set_axis(
-        [" ".join(str(level) for level in c if level != "") if isinstance(c, tuple) else c for c in flat.columns],
-        axis=1,
-    )
+    plain = flat.set_axis([path[0] if len(path) == 1 else " ".join(map(str, path)) for path in series], axis=1)
     address = base64.b64encode(plain.to_csv(index=False).encode()).decode()
-    return (
-        f'<a class="csv" download="{name}.csv" href="data:text/csv;base64,{address}" aria-label="this table as CSV">'
-        "CSV</a>"
-    )
+    href = f'href="data:text/csv;base64,{address}" aria-label="this table as CSV"'
+    return "\n".join(lines) + f'\n\n<a class="csv" download="{name}.csv" {href}>CSV</a>'
+
+
+def _cells(values: pd.Series, digits: int, signed: bool, words: Callable | None) -> tuple[list[str], bool]:
+    """Return the texts of a column, and whether they are numbers, also in a column of objects."""
+    kinds = ("integer", "floating", "mixed-integer-float", "boolean")
+    if words is None and pd.api.types.infer_dtype(values, skipna=True) in kinds:
+        return [number(value, digits, signed=signed) for value in values], True
+    gone = values.isna()
+    return [MISSING if lost else (words or text)(value) for value, lost in zip(values, gone, strict=True)], False

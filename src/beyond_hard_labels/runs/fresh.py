@@ -139,9 +139,9 @@ def code_fingerprints(*modules: str) -> dict[str, str]:
 
 
 def code_fingerprint(module: str) -> str:
-    """Return the hash of a module's code; its script, style and facts, of the same name, count too."""
+    """Return the hash of a module's code; its page part, script, style and facts, of the same name, count too."""
     digest = hashlib.sha256(code_without_comments(_source(module)).encode())
-    for part in map(_path(module).with_suffix, (".css", ".js", ".yml")):
+    for part in map(_path(module).with_suffix, (".css", ".html", ".js", ".yml")):
         digest.update(part.read_bytes() if part.is_file() else b"")
     return digest.hexdigest()[:16]
 
