@@ -14,6 +14,7 @@ from beyond_hard_labels.base import files, paths
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import execution
 from beyond_hard_labels.book.build import notebooks_in_order
+from beyond_hard_labels.data import sets
 from beyond_hard_labels.runs import fresh, store
 from beyond_hard_labels.runs.fresh import Change
 from beyond_hard_labels.runs.maps import map_inputs, read_map
@@ -76,7 +77,8 @@ def _run(kind: str, folder: Path) -> Item:
         record = files.read_sealed_json(max(folder.glob("*.json"))) if kind == "checkpoint" else {}
         values = record["spec"] if record else json.loads((folder / "spec.json").read_text("utf-8"))
         here = SimpleNamespace(**values)
-        lacking = "" if fresh.can_train(here) else "a GPU" if fresh.data_is_here(here) else f"the set {here.dataset}"
+        away = here.dataset not in sets.names()
+        lacking = "" if fresh.can_train(here) else f"the set {here.dataset}" if away else "a GPU"
         if other := other_fields(values):
             raise InputError(f"spec fields changed: {other}")
         spec = RunSpec(**values)

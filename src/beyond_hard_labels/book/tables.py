@@ -71,12 +71,11 @@ def markdown(
     """Return a frame as a Markdown table with a link to its numbers as CSV.
 
     The index becomes columns where it has a name. Columns of two levels whose second is ``mean`` and ``std``
-    become one, ``mean ± std``; columns ``low`` and ``high`` become one, the 95 % interval. Numbers stand to the
-    right, text to the left. A column ``metric`` holds names of metrics. A frame without columns is a dash.
+    become one, ``mean ± std``; columns ``low`` and ``high`` become one, the 95 % interval. A column ``metric`` holds
+    names of metrics. A frame without columns is a dash.
 
     Parameters
     ----------
-    frame : pandas.DataFrame
     name : str
         Of the CSV file, which holds the numbers as they are in the frame.
     digits : int, or mapping of column to int
@@ -106,13 +105,11 @@ def markdown(
         base = path[:-1] if path in pairs and path[-1] == "mean" else path
         base = base[0] if len(base) == 1 else base
         each = digits.get(base, 4) if isinstance(digits, Mapping) else digits
-        cells, numeric = _cells(
-            series[path], each, base in signed, links.get(base, heading if base == "metric" else None)
-        )
+        made = links.get(base, heading if base == "metric" else None)
+        cells, numeric = _cells(series[path], each, base in signed, made)
         words = ", ".join(map(heading, base)) if isinstance(base, tuple) else heading(base)
         if path in pairs:
-            words = "95 % interval" if path[-1] == "low" else words
-            shown = _PAIRS[path[-1]][1]
+            words, shown = "95 % interval" if path[-1] == "low" else words, _PAIRS[path[-1]][1]
             cells = [shown(*both, each) for both in zip(series[path], series[pairs[path]], strict=True)]
         strong = [cell != MISSING and (label, base) in bold for label, cell in zip(frame.index, cells, strict=True)]
         marked = [f"**{cell}**" if is_strong else cell for cell, is_strong in zip(cells, strong, strict=True)]
