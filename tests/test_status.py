@@ -162,11 +162,11 @@ def test_a_run_names_another_library_with_both_versions_other_fields_and_a_missi
     spec = json.loads((folders[SLICE] / "spec.json").read_text())
     del spec["momentum"]
     (folders[SLICE] / "spec.json").write_text(json.dumps(spec | {"colour": 1}))
-    (folders[SYNTHETIC] / "weights.safetensors").unlink()
+    (folders[SYNTHETIC] / "features.npz").unlink()
     assert stale() == {
         SET: f"torch 2.0.1 → {versions['torch']}",
         SLICE: "spec fields changed: +momentum, -colour",
-        SYNTHETIC: "it is not whole, weights.safetensors not found",
+        SYNTHETIC: "it is not whole, features.npz not found",
         "map": "its run is stale",
     }
 
@@ -191,11 +191,6 @@ def test_a_checkpoint_of_other_code_is_stale_and_a_fresh_one_is_kept(package):
     newest = next((paths.build_folder() / "checkpoints" / spec.key).glob("*.json"))
     newest.write_text("{")
     assert f"{newest.name} is not as it was written" in told()[0]
-
-
-def test_a_missing_file_of_a_run_is_named(package):
-    (paths.build_folder() / "runs" / specs()[SET].key / "features.npz").unlink()
-    assert stale() == {SET: "it is not whole, features.npz not found"}
 
 
 def test_a_map_whose_run_is_gone_or_that_is_damaged_is_stale(package):

@@ -41,7 +41,7 @@ def writing(path: Path) -> Iterator[Path]:
     What was there is replaced. Whatever the system says against it is raised as `Unwritten`.
     """
     temporary, replaced = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".replaced"))
-    with _naming(path):
+    with naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove(temporary)
@@ -58,7 +58,8 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Name a file or a folder in what the system says against writing it."""
     try:
         yield
     except Unwritten:
@@ -108,7 +109,7 @@ def lock(path: Path, what: str, deadline: float = math.inf) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    with _naming(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path)
         try:

@@ -110,9 +110,10 @@ def made(root: Path, study: Study, found: list[Run], executed: Mapping[str, dict
     }
     of_grids = sorted({output.record["grid"] for output in said if "grid" in output.record})
     context = {kind: functools.partial(_look_up, chapters, kind) for kind in ("number", "claim", "shown")} | {
-        **{"badge": about.line(study, found), "profile": study.profile, "command": study.command},
-        **{"splits": study.counted, "found": found, "runs": {run.name: run for each in lists for run in each["runs"]}},
+        **{"badge": about.line(study, found), "profile": study.profile, "command": study.command, "found": found},
         **{"lists": lists, "grids": {name: _grid(name, study) for name in of_grids}, "run_table": run_table},
+        "splits": f"{study.splits} split{'s' if study.splits > 1 else ''}",
+        "runs": {run.name: run for each in lists for run in each["runs"]},
         "tables": {name: tables.markdown(frame, name=name, digits=1) for name, frame in frames.items()},
     }
     templates = sorted((root / "book").glob("*.md"))
