@@ -502,3 +502,35 @@ def test_a_machine_without_a_downloader_describes_a_set_and_reads_a_local_one(sh
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_fer_plus_is_read_from_its_two_tables_without_what_cannot_be_told_apart(tmp_path):
+    names = ["fer0000000.png", "", "fer0000002.png", "fer0000003.png", "fer0000003.png", "fer0000005.png"]
+    names += [f"fer000000{i}.png" for i in range(6, 12)]
+    emotions = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF"]
+    cast = [[0] * 10 for _ in names]
+    for i, row in enumerate(cast):
+        row[i % 8] += 9
+        row[9] += 1
+    cast[2] = [0] * 8 + [6, 4]  # nobody saw an emotion
+    usage = ["Training"] * 10 + ["PublicTest", "PrivateTest"]
+    rows = [",".join(map(str, [use, name, *row])) for use, name, row in zip(usage, names, cast, strict=True)]
+    (tmp_path / "fer2013new.csv").write_text("\n".join([",".join(["Usage", "Image name", *emotions]), *rows]) + "\n")
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 48, 48))
+    rows = [f"{i % 7},{' '.join(map(str, image.ravel()))},{usage[i]}" for i, image in enumerate(pixels)]
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n" + "\n".join(rows) + "\n")
+    own = [hashlib.sha256((tmp_path / f"{name}.csv").read_bytes()).hexdigest() for name in ("fer2013new", "fer2013")]
+    assert fetch.fetch("ferplus", str(tmp_path), own)
+    data, kept = sets.read("ferplus"), [0, 5, 6, 7, 8, 9, 10, 11]
+    assert data.ids == tuple(names[i] for i in kept)
+    assert np.array_equal(data.images[:, 0], pixels[kept])
+    assert np.array_equal(data.votes, np.array(cast)[kept, :8])
+    assert data.fold.tolist() == [1, 1, 1, 1, 1, 1, 2, 3]
+    order = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]  # that of FER2013
+    assert [data.class_names[c] for c in data.official] == [order[i % 7] for i in kept]
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n" + "\n".join(rows[:-1]) + "\n")
+    for made in sets.folders()[1].glob("ferplus.*"):
+        made.unlink()
+    own.append(hashlib.sha256((tmp_path / "fer2013.csv").read_bytes()).hexdigest())
+    with pytest.raises(InputError, match=r"fer2013\.csv: it has 11 rows, expected 12"):
+        fetch.fetch("ferplus", str(tmp_path), own)

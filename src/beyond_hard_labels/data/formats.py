@@ -25,6 +25,10 @@ MOST_MEMBERS, MOST_BYTES = 100_000, 4 << 30  # of an archive; bytes before and a
 MOST_OF_IMAGE, MOST_OF_TEXT, MOST_OF_TAR = 4 << 20, 512 << 20, 256 << 20  # bytes of members, and of a tar archive
 MOST_TEST_IMAGES = 10_000  # of CIFAR-10 and Fashion-MNIST
 _CIFAR_ROW = 1 + 3 * 32 * 32  # bytes: the label, then the planes
+_EMOTIONS = {  # classes of FER+, and the numbers that they have in FER2013, which knows no contempt
+    **{"neutral": 6, "happiness": 3, "surprise": 5, "sadness": 4, "anger": 0, "disgust": 1, "fear": 2},
+    "contempt": None,
+}
 _BATCH = "cifar-10-batches-bin/test_batch.bin"
 
 
@@ -33,7 +37,7 @@ def read(published: Published, paths: list[Path]) -> dict[str, np.ndarray]:
 
     A file that is broken, hostile, or holds something else than the set is an `InputError`.
     """
-    of_its_own = {"cifar10h": _cifar10h, "fashion_mnist_h": _fashion_mnist_h}
+    of_its_own = {"cifar10h": _cifar10h, "fashion_mnist_h": _fashion_mnist_h, "ferplus": _ferplus}
     if published.name in of_its_own:
         return of_its_own[published.name](*paths) | {"class_names": np.array(published.classes)}
     with _reading(paths[0], "a zip archive"), zipfile.ZipFile(paths[0]) as archive:
@@ -80,6 +84,25 @@ def _fashion_mnist_h(votes: Path, pixels: Path, official: Path) -> dict[str, np.
     images = _idx(pixels, rank=3, most=MOST_TEST_IMAGES * 28 * 28)
     labels = _idx(official, rank=1, most=MOST_TEST_IMAGES).astype(np.int64)
     return {"images": images, "counts": counts, "labels": labels}
+
+
+def _ferplus(votes: Path, pixels: Path) -> dict[str, np.ndarray]:
+    """Read FER+: a row of votes for each row of pixels; left out are rows without a name of their own or a vote."""
+    with _reading(votes, "the table fer2013new.csv"):
+        table = pd.read_csv(votes, dtype={"Image name": str})
+        counts = np.ascontiguousarray(table[list(_EMOTIONS)], np.int64)
+        fold = table["Usage"].map({"Training": 1, "PublicTest": 2, "PrivateTest": 3}).to_numpy(np.int64)
+    with _reading(pixels, "the table fer2013.csv"):
+        rows = pd.read_csv(pixels, usecols=["emotion", "pixels"], dtype={"pixels": str})
+        if len(rows) != len(table):
+            raise InputError(f"it has {len(rows)} rows, expected {len(table)}, as many as {votes.name}")
+        official = rows["emotion"].to_numpy(np.int64)
+        names = table["Image name"]
+        kept = np.flatnonzero(names.notna() & ~names.duplicated(keep=False) & (counts.sum(axis=1) > 0))
+        images = np.array([np.array(text.split(), np.uint8) for text in rows["pixels"].iloc[kept]]).reshape(-1, 48, 48)
+    order = np.array([list(_EMOTIONS.values()).index(number) for number in range(7)])  # theirs in ours
+    parts = {"counts": counts, "labels": order[official], "fold": fold, "ids": np.array([*names.fillna("")])}
+    return {"images": images} | {name: values[kept] for name, values in parts.items()}
 
 
 def _idx(path: Path, rank: int, most: int) -> np.ndarray:
