@@ -117,3 +117,14 @@ def raters(ratings: np.ndarray, names: list[str]) -> pd.DataFrame:
         rows.append((name, len(rated), agrees.mean() if clear.any() else np.nan))
     frame = pd.DataFrame(rows, columns=["annotator", "votes", "agreement"])
     return frame.sort_values("agreement", kind="stable", ignore_index=True)
+
+
+def confusion(ratings: np.ndarray, rater: int, n_classes: int) -> np.ndarray:
+    """Return how often a rater, a column of (N, R), says what: int (K, K), row = the others' leading class."""
+    own = ratings[:, rater]
+    others = votes.count(np.delete(ratings, rater, axis=1), n_classes)
+    ordered = np.sort(others, axis=1)
+    clear = (own >= 0) & (ordered[:, -1] > ordered[:, -2])
+    matrix = np.zeros((n_classes, n_classes), int)
+    np.add.at(matrix, (others[clear].argmax(axis=1), own[clear]), 1)
+    return matrix
