@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import stat
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beyond_hard_labels.analysis.images import describe
+from beyond_hard_labels.analysis.images import agreement, describe, raters
 from beyond_hard_labels.base import paths
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book import notebook
-from beyond_hard_labels.data import own, sets, shapes, votes
+from beyond_hard_labels.cli import main
+from beyond_hard_labels.data import own, sets, shapes, tables, votes
 from beyond_hard_labels.runs import ensure, execute, inputs, store, study
 from conftest import TINY, set_options
 
@@ -62,8 +64,8 @@ def pictures():
     return np.random.default_rng(1).integers(0, 256, (10, 20, 20, 3), np.uint8)
 
 
-def make(files, table="votes.csv", size=20, name="mine"):
-    return own.import_votes(name, files / table, files / "images", size)
+def make(files, table="votes.csv", size=20, name="mine", **options):
+    return own.import_votes(name, files / table, files / "images", size, tables.Options(**options))
 
 
 def edit(path, old, new):
@@ -97,7 +99,10 @@ def test_both_forms_of_the_table_in_any_order_give_the_votes_and_the_pixels_that
         (files / table).write_text("\n".join([header, *(rows[::-1] if reverse else rows)]))
         make(files, table)
         prints.append(sets.fingerprint("mine"))
-    assert len(set(prints)) == 1
+        if table == "votes.csv":
+            assert np.array_equal(votes.count(sets.read("mine").ratings, 3), counts)
+            assert own.annotators("mine") == sorted(f"annotator {i}" for i in range(counts.sum(axis=1).max()))
+    assert len(set(prints)) == 2  # with annotators, and without
     data = sets.read("mine")
     assert np.array_equal(data.votes, counts)
     assert np.array_equal(data.images, pictures().transpose(0, 3, 1, 2))
@@ -189,20 +194,19 @@ FAULTS = [  # what is done, or what in counts.csv becomes what, and what is said
     (("00.png,4,", "00.png,4.5,"), "counts.csv, line 2: 'cat' is '4.5', expected a whole number"),
     (("00.png,4,", "00.png,0,"), "counts.csv, line 2: '00.png' has no votes"),
     (("00.png,4,", "00.png,"), "counts.csv, line 2: 'owl' is '', expected a whole number"),
-    (("00.png,4,", "00.png,4,7,"), "counts.csv cannot be read as a CSV file in UTF-8: .* Expected 4 fields in line 2"),
+    (("00.png,4,", "00.png,4,7,"), "counts.csv cannot be read as a table .* Expected 4 fields in line 2"),
     (("01.png", "00.png"), "counts.csv, line 3: a second row for '00.png'"),
     (("01.png", ""), "counts.csv, line 3: no image is named"),
-    (("01.png", "../x.png"), "counts.csv, line 3: '../x.png' leaves the folder of the images"),
-    (("01.png", "/x.png"), "counts.csv, line 3: '/x.png' leaves the folder"),
-    (("image", "file"), "counts.csv, line 1: the columns are file, cat, dog, owl; expected 'image', and 'label'"),
-    (("image,cat,dog,owl", "image;cat;dog;owl"), "Expected 1 fields in line 2"),
-    (("dog", "cat"), "the columns are image, cat, cat, owl; expected 'image', .* all of different names"),
-    (table(b"image;cat;dog\n00.png;1;2\n"), "the columns are image;cat;dog; expected 'image'"),
+    (("01.png", "../x.png"), "counts.csv, line 3: votes for '../x.png', which is not in"),
+    (("01.png", "/x.png"), "counts.csv, line 3: votes for '/x.png', which is not in"),
+    (("image", "which"), "counts.csv, line 1: the columns are which, cat, dog, owl; expected 'image', and 'label'"),
+    (("image,cat,dog,owl", "image;cat;dog;owl"), "line 1: ';' separates the header, but no other line: 00.png,4,0,0"),
+    (("dog", "cat"), "the columns are image, cat, cat, owl; expected all of different names"),
     (table(b"image,cat\n00.png,1\n"), "counts.csv: 1 class.es., expected at least 2"),
-    (table(b""), "counts.csv cannot be read as a CSV file in UTF-8: "),
-    (table(b"image,label\n"), "counts.csv: 0 class.es., expected at least 2"),
-    (lambda f: (f / "counts.csv").unlink(), "counts.csv cannot be read as a CSV file in UTF-8: .*No such file"),
-    (table("image,Käse\n".encode("latin-1")), "counts.csv cannot be read as a CSV file in UTF-8: "),
+    (table(b""), "counts.csv is empty"),
+    (table(b"image,label\n"), "counts.csv has no rows, only the columns image, label"),
+    (lambda f: (f / "counts.csv").unlink(), "counts.csv cannot be read: .*No such file"),
+    (table("image,Käse\n".encode("latin-1")), "counts.csv, line 1: it is no text in UTF-8; .* --encoding latin-1"),
     (lambda f: (f / "images").rename(f / "pictures"), "there is no folder of images"),
 ]
 
@@ -224,7 +228,9 @@ def test_a_line_is_counted_in_the_file_though_cells_are_quoted_over_many(files):
 
 def test_columns_of_counts_may_have_any_name(files, counts):
     edit(files / "counts.csv", "image,cat,dog,owl", "image,weight,annotator,line")
-    make(files, "counts.csv")
+    with pytest.raises(InputError, match="--label-column"):
+        make(files, "counts.csv")
+    make(files, "counts.csv", form="counts")
     assert np.array_equal(sets.read("mine").votes, counts)
     assert sets.read("mine").class_names == ("weight", "annotator", "line")
 
@@ -490,7 +496,10 @@ def test_the_command_lists_the_faults_of_files_and_refuses_a_set_where_only_the_
     put()
     for arguments, message in (
         (["book", "--profile", "smoke", "--set", "dataset=set"], "'dataset' is 'set', expected synthetic in the book"),
-        (["data", "export", "set", "out"], "set has real votes, and export simulates them"),
+        (
+            ["data", "export", "set", "out", "--format", "dcic"],
+            "set has no known annotators, which the format of DCIC needs",
+        ),
     ):
         done = bhl(*arguments)
         assert done.returncode == 2
@@ -553,3 +562,21 @@ def test_notebooks_that_run_at_once_share_a_set_only_if_it_is_the_same(files):
     own.own_or_example("nowhere.csv", given[1], image_size=20)  # what is missing is named when the set is made
     others.add(own.own_or_example(*given, image_size=20)[0])
     assert len(others - {name}) == 3
+
+
+@pytest.mark.parametrize(("table", "form"), [("votes.csv", "long"), ("votes.csv", "dcic"), ("counts.csv", "long")])
+def test_what_is_exported_imports_again_to_the_same_set(files, capsys, table, form):
+    make(files, table)
+    before = sets.fingerprint("mine")
+    assert main(["data", "export", "mine", str(files / "out"), "--format", form]) == 0
+    typed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert main(typed[1:]) == 0
+    assert sets.fingerprint("mine") == before
+
+
+def test_agreement_of_votes_by_hand_and_who_deviates():
+    assert agreement(np.array([[2, 0], [1, 1]])) == {"pairwise_agreement": 0.5, "krippendorff_alpha": 0.0}
+    assert agreement(np.array([[3, 0], [0, 3]])) == {"pairwise_agreement": 1.0, "krippendorff_alpha": 1.0}
+    assert agreement(np.array([[1, 0], [0, 1]])) == {"pairwise_agreement": None, "krippendorff_alpha": None}
+    found = raters(np.array([[0, 0, 1], [1, 1, 0], [0, 0, -1]]), ["a", "b", "c"])
+    assert found.to_numpy().tolist() == [["c", 2, 0.0], ["a", 3, 1.0], ["b", 3, 1.0]]

@@ -128,7 +128,7 @@ def test_the_chapter_of_own_votes_works_as_written_with_a_users_files(own_files)
     assert type_all(text, own_files) == []
     shown, figures = outputs(own_files / "out.ipynb")
     assert figures == 2
-    assert "| image | label | who |" in shown
+    assert "| image | label | annotator |" in shown
     assert re.search(r"^\| hard \| .*\n\| soft \| .*", shown, re.M)
     assert re.search(r"\[6 runs\]\(#runs-\w+\)", shown)
     with np.load(own_files / "build" / "sets" / "mine.npz") as file:

@@ -15,6 +15,13 @@ _KEPT = "what was done is kept, the same command goes on"
 _SETS = """Sets, those with (DCIC) from the authors' benchmark, which become NAME.npz in the data cache, the folder
 that BHL_DATA_DIR names or the platform's. Mind the licence, which is printed. Then: bhl study --set dataset=NAME\n
 """
+_IMPORTS = """Formats: tables with , ; tabs or |, a row a vote, a column an annotator, or a column of counts a class;
+crowd-kit, Label Studio (CSV, JSON, JSON-MIN), MTurk, Toloka, Zooniverse, Appen, Prodigy, doccano, CVAT for images,
+FER+, CIFAR-10H, DCIC. What was read as what is printed. Examples:
+  bhl data import pets --votes project-4.json --images uploads
+  bhl data import pets --votes Batch_1_results.csv --images images --label-column Answer.category.label
+  bhl data import pets --votes raters.csv --images images --form wide --drop-label skip
+"""
 _MANY = {"action": "append", "default": []}
 
 
@@ -112,13 +119,36 @@ def _add_data(verbs) -> None:
     add("name", metavar="NAME", help="one of those below")
     add("--from", dest="origin", metavar="PATH|URL", help="folder, file or address to take the files from instead")
     add("--sha256", **_MANY, metavar="HASH", help="take a file with this checksum although another is expected")
-    add = _add(verbs, "import", "make a set of a CSV file of votes and a folder of images").add_argument
+    raw["epilog"] = _IMPORTS
+    add = _add(verbs, "import", "make a set of a file of votes and a folder of images", "json", **raw).add_argument
     add("name", metavar="NAME", help="name of the new set; replaces one made before")
-    add("--votes", required=True, metavar="FILE", help="a row a vote (image,label) or an image (image, counts)")
+    add("--votes", required=True, metavar="FILE", help="a table, or the export of a tool")
     add("--images", required=True, metavar="DIR", help="folder that the names of images are relative to")
     add("--image-size", type=int, default=32, metavar="PX", help="side that all get (default 32)")
-    what = "write a set in the folder format of DCIC, with simulated votes"
+    add("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    add("--format", metavar="F", help="the format of the file, if it is not recognised rightly; a wrong one lists all")
+    add("--form", metavar="F", help="long: a row a vote; wide: a column an annotator; counts: a column a class")
+    for column in ("image", "label", "annotator", "count"):
+        add(f"--{column}-column", metavar="NAME", help=f"the column that holds the {column}")
+    add("--classes", type=lambda text: tuple(text.split(",")), default=(), metavar="A,B", help="all classes, in order")
+    add(
+        "--where",
+        **_MANY,
+        metavar="COLUMN=VALUE",
+        help="take such rows only, repeatable; a value more of a column adds",
+    )
+    add("--drop-label", **_MANY, metavar="LABEL", help="leave out such votes, repeatable")
+    add("--repeats", default="refuse", metavar="R", help="an annotator who votes again: refuse (default), last or all")
+    add("--match", metavar="M", help="names fit files by path (default), by name without folder and case, or by stem")
+    add("--encoding", metavar="E", help="of the text, such as latin-1 (default UTF-8, and UTF-16 with its mark)")
+    what = "write a set as images and votes, the synthetic one in the format of DCIC with simulated votes"
     add = _add(verbs, "export", what, "profile").add_argument
-    add("name", metavar="NAME", help="synthetic")
-    add("folder", metavar="DIR", help="the set goes to DIR/Synthetic, which must not exist")
-    add("--votes", type=int, default=100, metavar="N", help="annotators (default 100)")
+    add("name", metavar="NAME", help="synthetic, or a set that is a file")
+    add("folder", metavar="DIR", help="the set goes to DIR/NAME, or DIR/Synthetic, which must not exist")
+    add("--votes", type=int, default=100, metavar="N", help="simulated annotators of the synthetic set (default 100)")
+    add(
+        "--format",
+        default="long",
+        choices=("long", "dcic"),
+        help="of other sets: votes.csv and images (default), or DCIC",
+    )

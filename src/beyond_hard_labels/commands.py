@@ -3,9 +3,11 @@
 import json
 import math
 import re
+import shlex
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 from beyond_hard_labels.analysis import images
@@ -16,9 +18,9 @@ from beyond_hard_labels.base.parameters import parse
 from beyond_hard_labels.base.paths import build_folder, published_folder
 from beyond_hard_labels.base.process import TimeUp
 from beyond_hard_labels.book import status as state
-from beyond_hard_labels.data import dcic, known, sets
+from beyond_hard_labels.data import dcic, known, sets, tables
 from beyond_hard_labels.data import fetch as published_sets
-from beyond_hard_labels.data.own import import_votes
+from beyond_hard_labels.data.own import annotators, export_votes, import_votes
 from beyond_hard_labels.learn.metrics import METRICS
 from beyond_hard_labels.runs import fresh, grids, packing, publish, store
 from beyond_hard_labels.runs.cluster import workers_of
@@ -208,7 +210,13 @@ def describe(arguments) -> None:
     about = {} if arguments.name == sets.SYNTHETIC else published_sets.about(arguments.name)
     parts = ("title", "source", "fetched", "licence", "citation", "pixels")
     found |= {part: about[part] for part in parts if part in about}
-    print(as_json(found) if arguments.json else "\n".join(f"{name:16s} {value}" for name, value in found.items()))
+    if arguments.json:
+        print(as_json(found))
+        return
+    for name, value in found.items():
+        parts = [f"{k} {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        words = ", ".join(map(str, parts)) if isinstance(parts, list) else "not defined" if parts is None else parts
+        print(f"{name.replace('_', ' '):16s} {words}")
 
 
 def fetch(arguments) -> None:
@@ -225,14 +233,31 @@ def fetch(arguments) -> None:
 
 
 def import_set(arguments) -> None:
-    path = import_votes(arguments.name, arguments.votes, arguments.images, arguments.image_size)
-    data = sets.read(arguments.name)
-    print(f"{len(data.ids)} images, {data.votes.sum()} votes, {len(data.class_names)} classes, in {path}")
+    given = {one.name: getattr(arguments, one.name) for one in fields(tables.Options)}
+    options = tables.Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    said = import_votes(
+        arguments.name, arguments.votes, arguments.images, arguments.image_size, options, dry_run=arguments.dry_run
+    )
+    if arguments.json:
+        print(json.dumps(said))
+        return
+    print("\n".join(f"{what + ':':26s}{found}" for what, found in said))
+    if not arguments.dry_run:
+        data = sets.read(arguments.name)
+        path = sets.locate(arguments.name)
+        print(f"{len(data.ids)} images, {data.votes.sum()} votes, {len(data.class_names)} classes, in {path}")
 
 
 def export(arguments) -> None:
+    if arguments.name != sets.SYNTHETIC:
+        data = sets.read(arguments.name)
+        folder = export_votes(data, annotators(arguments.name), arguments.folder, arguments.format)
+        print(f"{len(data.ids)} images, {data.votes.sum()} votes, in {folder}; to import them again:")
+        table, inner = ("votes.csv", "images") if arguments.format == "long" else ("annotations.json", ".")
+        again = ["bhl", "data", "import", data.name, "--votes", str(folder / table), "--images", str(folder / inner)]
+        again += ["--image-size", str(data.images.shape[2]), "--classes", ",".join(data.class_names)]
+        print(shlex.join(again))
+        return
     data = images_of(_plan(arguments).spec("soft", 0))
-    if data.votes is not None:
-        raise InputError(f"{data.name} has real votes, and export simulates them; expected synthetic")
     folder = dcic.export(data, arguments.folder, n_votes=arguments.votes, seed=0)
     print(f"{len(data.ids)} images, {arguments.votes} votes each, in {folder}")

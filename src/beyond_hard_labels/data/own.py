@@ -1,12 +1,14 @@
 """A set made of a user's own files: a table of votes and a folder of images, or an example of both.
 
-A table becomes a long frame, one row a vote or a number of votes, with the columns ``image``, ``label``,
-``annotator`` and ``weight`` and its line in the file as index (`read_votes`); the images that it names are
-found in the folder (`_read_images`); both make the set. What is wrong on the way is collected, and said at once.
+A table becomes a long frame (`tables.read`); the images that it names are found in the folder and read (`matching`),
+and who voted twice is settled (`_settled`); both make the set. What is done on the way is said, and what is wrong is
+collected, and said at once.
 """
 
 import hashlib
-from pathlib import Path, PurePosixPath
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,133 +16,212 @@ import pandas as pd
 from beyond_hard_labels.base import files
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.paths import build_folder
-from beyond_hard_labels.data import sets, votes
-from beyond_hard_labels.data.pixels import SMALLEST, grey_or_colour, reading, stack
+from beyond_hard_labels.data import sets, tables, votes
+from beyond_hard_labels.data.images import LabelledImages
+from beyond_hard_labels.data.matching import matched, read_images
+from beyond_hard_labels.data.pixels import SMALLEST, stack
+from beyond_hard_labels.data.records import AS_IT_IS, Options, Table, short
 
 EXAMPLE_IMAGES, EXAMPLE_VOTES = 600, 15
-_SHOWN_FAULTS = 20
+_SHOWN_FAULTS, _MOST_RATINGS = 20, 100_000_000
 
 
-def import_votes(name: str, votes_csv: Path, image_folder: Path, image_size: int) -> Path:
-    """Make a set of a folder of images and a CSV file of votes, whole or not at all; return its file.
+def import_votes(
+    name: str,
+    votes_file: Path,
+    image_folder: Path,
+    image_size: int,
+    options: Options = AS_IT_IS,
+    *,
+    dry_run: bool = False,
+) -> list[tuple[str, str]]:
+    """Make a set of a folder of images and a file of votes, whole or not at all; return what was done, in pairs.
 
-    Images are turned as their EXIF data say and resized to a square of `image_size` pixels with antialiasing
-    (bilinear), width and height each on its own: nothing is cropped and proportions change. Transparency is
-    dropped. The set is grey if all files are. Rows are in the order of the images' names. A set of that name
-    made before is replaced.
+    Images are turned as their EXIF data say, put on white where they are transparent, and resized to a square of
+    `image_size` pixels with antialiasing (bilinear), width and height each on its own: nothing is cropped and
+    proportions change. The set is grey if all files are. Files of equal pixels are one image with all its votes. Rows
+    are in the order of the images' names. A set of that name made before is replaced; `dry_run` writes nothing.
 
     Parameters
     ----------
-    votes_csv : Path
-        Either one row a vote, with the columns ``image`` and ``label``; further ones are left out. Classes
-        are the labels that occur, in alphabetical order, or by size if all are numbers. Or one row an
-        image, with ``image`` and one column of counts a class. The column ``label`` tells which of both.
+    votes_file : Path
+        Any format of `tables`. Classes are the labels that occur, in alphabetical order, or by size if all are
+        numbers, or the columns of counts. Where annotators are known, the set has ``ratings``.
     image_folder : Path
-        Images are named relative to it. Every image file in it needs votes; other files are passed over.
+        Images are named relative to it, see `matching`. Every image file in it needs votes; others are passed over.
 
     Raises
     ------
     InputError
         With every fault of table and images, up to twenty, each with its place.
     """
-    path, folder = Path(votes_csv), Path(image_folder)
+    path, folder = Path(votes_file), Path(image_folder)
+    _require(name, folder, image_size)
+    table = tables.read(path, options)
+    cast = matched(table, folder, options.match)
+    images, cast = read_images(table, folder, cast, image_size)
+    cast = _settled(table, cast, options.repeats)
+    counts = cast.groupby(["image", "label"], observed=False)["weight"].sum().unstack(fill_value=0)
+    if counts.shape[1] < 2:
+        table.faults.append(f"{path.name}: {counts.shape[1]} class(es), expected at least 2")
+    if not table.faults and len(images) < 5:
+        few = f"{len(images)} image(s), expected at least 5, or they cannot be split 60/20/20"
+        table.faults.append(f"{path.name}: {few}")
+    _refuse(table, folder)
+    arrays = {"images": stack(images), "counts": np.ascontiguousarray(counts, np.int64)}
+    arrays |= {"class_names": np.array([*counts.columns], str), "ids": np.array([*counts.index])}
+    if table.format == "dcic":  # whose folds are no part of an image's name
+        plain = [re.sub(r"^fold[0-9]+/", "", image_id).replace("%2F", "/") for image_id in counts.index]
+        arrays["ids"] = np.array(plain) if len(set(plain)) == len(plain) else arrays["ids"]
+    arrays |= _ratings(table, cast, counts)
+    table.say("images", len(images))
+    table.say(
+        "votes", ", ".join(f"{label} {n}" for label, n in counts.sum().items()) + f", in all {counts.to_numpy().sum()}"
+    )
+    table.say("ties", int(votes.targets(arrays["counts"], "hard").tied.sum()))
+    if not dry_run:
+        target = sets.folders()[0] / f"{name}.npz"
+        with files.writing(target) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+    return table.said
+
+
+def _require(name: str, folder: Path, image_size: int) -> None:
+    """Raise what needs no look at the votes."""
     if not sets.NAME.fullmatch(name) or name == sets.SYNTHETIC:
         raise InputError(f"the set's name is '{name}', expected letters, digits, . _ or -, and not '{sets.SYNTHETIC}'")
     if image_size < SMALLEST:
         raise InputError(f"image_size is {image_size}, expected an integer, at least {SMALLEST}")
     if not folder.is_dir():
-        raise InputError(f"there is no folder of images {folder}")
-    cast, faults = read_votes(path)
-    counts = cast.groupby(["image", "label"], observed=False)["weight"].sum().unstack(fill_value=0)
-    if counts.shape[1] < 2:
-        faults.append(f"{path.name}: {counts.shape[1]} class(es), expected at least 2")
-    lines = cast.index.to_series().groupby(cast["image"].to_numpy()).min()
-    images = _read_images(path, folder, lines, image_size, faults)
-    if not faults and len(images) < 5:
-        faults.append(f"{path.name}: {len(images)} image(s), expected at least 5, or they cannot be split 60/20/20")
-    if faults:
+        what = "a file, expected a folder of images" if folder.exists() else "not there"
+        raise InputError(f"there is no folder of images {folder}: it is {what}")
+
+
+def _refuse(table: Table, folder: Path) -> None:
+    """Raise all faults, if there are any, with what else may explain them."""
+    if faults := table.faults:
         more = [f"and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
-        listed = "\n  ".join(faults[:_SHOWN_FAULTS] + more)
-        raise InputError(f"{path} and {folder} are no set yet, {len(faults)} fault(s):\n  {listed}")
-    arrays = {"images": stack(images), "counts": np.ascontiguousarray(counts, np.int64)}
-    arrays |= {"class_names": np.array([*counts.columns], str), "ids": np.array([*counts.index])}
-    target = sets.folders()[0] / f"{name}.npz"
-    with files.writing(target) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        more += [
+            f"({what}: {found})" for what, found in table.said if what in ("rows left out", "names without a file")
+        ]
+        listed = "\n  ".join([short(fault, 600) for fault in faults[:_SHOWN_FAULTS]] + more)
+        raise InputError(f"{table.path} and {folder} are no set yet, {len(faults)} fault(s):\n  {listed}")
+
+
+def _settled(table: Table, cast: pd.DataFrame, repeats: str) -> pd.DataFrame:
+    """Return the votes, of which those of one annotator on one file, or a second row of counts, are settled."""
+    if table.form == "counts":
+        again = cast.duplicated(["file", "label"], keep="last" if repeats == "last" else "first")
+        rows = cast[again].drop_duplicates("image")
+        if repeats == "refuse":
+            for row in rows.itertuples():
+                table.fault(row.Index, f"a second row for '{row.image}'; --repeats last|all")
+        elif len(rows):
+            table.say("images with a second row", f"{len(rows)}, --repeats {repeats}")
+        cast = cast[~again] if repeats == "last" else cast
+    elif (cast["annotator"] != "").any() and table.format != "dcic" and repeats != "all":
+        who = (cast["annotator"] != "") & (cast["weight"] == 1)
+        same = who & cast.duplicated(["file", "annotator", "label"])
+        if same.any():
+            line = table.place(cast.index[same.to_numpy()][0])
+            table.say(
+                "identical rows", f"{same.sum()} repeat a vote of the same annotator and count once, first {line}"
+            )
+        cast, who = cast[~same], who[~same]
+        again = who & cast.duplicated(["file", "annotator"], keep="last" if repeats == "last" else "first")
+        for row in cast[again].itertuples() if repeats == "refuse" else ():
+            what = f"'{row.annotator}' votes on '{row.file}' again, now '{row.label}'"
+            table.fault(row.Index, f"{what}; --repeats last takes the last one, --repeats all counts all")
+        if repeats == "last" and again.any():
+            table.say("rows left out", f"{again.sum()}: the same annotator voted again later")
+            cast = cast[~again]
+    if (cast.groupby("image")["weight"].transform("sum") == 0).any():
+        for row in cast[cast.groupby("image")["weight"].transform("sum") == 0].drop_duplicates("image").itertuples():
+            table.fault(row.Index, f"'{row.image}' has no votes")
+    return cast
+
+
+def _ratings(table: Table, cast: pd.DataFrame, counts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return who rated what, int8 (N, R), with a further column for further votes of one, and the annotators."""
+    known = cast["annotator"] != ""
+    if not known.all() or (cast["weight"] != 1).any() or table.form == "counts":
+        table.say("annotators", "not known" if not known.any() else "not kept: some votes have none, or a weight")
+        return {}
+    times = cast.groupby(["image", "annotator"]).cumcount()
+    column = cast["annotator"].where(times == 0, cast["annotator"] + " #" + (times + 1).astype(str))
+    columns = sorted(column.unique())
+    people = cast["annotator"].nunique()
+    if counts.shape[1] > 127 or len(columns) * len(counts) > _MOST_RATINGS:
+        table.say("annotators", f"{people}, not kept: expected at most 127 classes and {_MOST_RATINGS} cells")
+        return {}
+    ratings = np.full((len(counts), len(columns)), -1, np.int8)
+    at = counts.index.get_indexer(cast["image"]), pd.Index(columns).get_indexer(column)
+    ratings[at] = cast["label"].cat.codes
+    table.say("annotators", f"{people}, of whom {(ratings >= 0).all(axis=0).sum()} rated all images")
+    return {"ratings": ratings, "annotators": np.array(columns)}
+
+
+def annotators(name: str) -> list[str]:
+    """Return the names of a set's annotators, as the columns of its ratings are; numbers where it has none."""
+    with np.load(sets.locate(name), allow_pickle=False) as file:
+        if "annotators" in file:
+            return file["annotators"].tolist()
+        return [f"{i:04d}" for i in range(file["ratings"].shape[1])] if "ratings" in file else []
+
+
+def export_votes(data: LabelledImages, people: list[str], folder: Path, form: str) -> Path:
+    """Write a set's images as PNG files and its votes, whole or not at all; return its folder, DIR/NAME.
+
+    ``long`` is ``images`` and ``votes.csv``, with a row an annotator's vote or, where they are not known, an image
+    and a
+    class with a count; ``dcic`` is the format of DCIC, which needs annotators and has folds, here all images in the
+    first. What was exported imports again to the same pixels, counts and ratings, at the same size.
+    """
+    from PIL import Image
+
+    target = Path(folder) / data.name
+    if target.exists():
+        raise InputError(f"{target} exists already; name another folder or remove it")
+    if form == "dcic" and data.ratings is None:
+        raise InputError(f"{data.name} has no known annotators, which the format of DCIC needs; --format long")
+    stems = [re.sub(r"\.[A-Za-z]{1,5}$", "", image_id) for image_id in data.ids]
+    stems = stems if len(set(stems)) == len(stems) else list(data.ids)
+    place = "fold1" if form == "dcic" else "images"
+    names = [f"{stem.replace('/', '%2F') if form == 'dcic' else stem}.png" for stem in stems]
+    with files.writing(target) as temporary:
+        for name, image in zip(names, data.images, strict=True):
+            (temporary / place / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(temporary / place / name)
+        if form == "dcic":
+            about = {"dataset_name": data.name, "user_mail": "INVALID", "annotation_time": 0.0}
+            notes = [
+                about
+                | {
+                    "name": who,
+                    "annotations": [
+                        {
+                            "image_path": f"{data.name}/fold1/{names[i]}",
+                            "created_at": "",
+                            "class_label": data.class_names[c],
+                        }
+                        for i, c in enumerate(column)
+                        if c >= 0
+                    ],
+                }
+                for who, column in zip(people, data.ratings.T, strict=True)
+            ]
+            (temporary / "annotations.json").write_text(json.dumps(notes), "utf-8")
+        else:
+            given = data.votes if data.ratings is None else data.ratings
+            row, column = np.nonzero(given > 0 if data.ratings is None else given >= 0)
+            table = pd.DataFrame({"image": np.array(names)[row]})
+            if data.ratings is None:
+                table["label"], table["count"] = np.array(data.class_names)[column], given[row, column]
+            else:
+                table["label"] = np.array(data.class_names)[given[row, column]]
+                table["annotator"] = np.array(people)[column]
+            table.to_csv(temporary / "votes.csv", index=False)
     return target
-
-
-def read_votes(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return a table's votes as a long frame, its labels categories in the order of the classes, and all faults."""
-    table = _read_csv(path)
-    table["image"] = table["image"].map(lambda cell: PurePosixPath(cell).as_posix())
-    if "label" in table:
-        classes, again = sorted(set(table["label"])), []
-        if all(label.isdecimal() for label in classes):
-            classes.sort(key=int)
-        cast = table[["image", "label"]].assign(annotator=table.get("annotator", ""), weight="1")
-    else:
-        classes, again = table.columns.drop("image"), table.index[table["image"].duplicated()]
-        cast = table[["image"]].loc[table.index.repeat(len(classes))].assign(annotator="")
-        cast = cast.assign(label=np.tile(classes, len(table)), weight=table[classes].to_numpy().ravel())
-    whole = cast["weight"].str.fullmatch("[0-9]{1,9}").astype(bool)
-    weight = cast["weight"].where(whole, "1").astype(np.int64)
-    nowhere = {
-        "no image is named": cast["image"] == ".",
-        "'{image}' leaves the folder of the images": cast["image"].str.contains(r"^/|(?:^|/)\.\.(?:/|$)"),
-    }
-    wrong = nowhere | {
-        "a second row for '{image}'": cast.index.isin(again),
-        "the label of '{image}' is empty": cast["label"] == "",
-        "'{label}' is {weight!r}, expected a whole number of at least 0": ~whole,
-        "'{image}' has no votes": weight.groupby(cast["image"]).transform("sum") == 0,
-    }
-    rows = [(row, what) for what, cells in wrong.items() for row in cast[cells].itertuples()]
-    faults = sorted({(row.Index, what.format(**row._asdict())) for row, what in rows})
-    cast = cast.assign(weight=weight, label=pd.Categorical(cast["label"], classes))
-    return cast[~np.any([*nowhere.values()], axis=0)], [f"{path.name}, line {line}: {what}" for line, what in faults]
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Return a CSV file as text without spaces around it, each row with its line in the file as index."""
-    try:
-        cells = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
-    breaks = cells.apply(lambda column: column.str.count("\n")).sum(axis=1).cumsum()  # within cells
-    cells = cells.apply(lambda column: column.str.strip()).set_index(cells.index + 1 + breaks)
-    header = cells.iloc[0].tolist()
-    if "image" not in header or "" in header or len(set(header)) < len(header):
-        raise InputError(
-            f"{path.name}, line 1: the columns are {', '.join(header)}; expected 'image', and 'label' with one row a "
-            "vote, or one column of counts a class with one row an image, separated by commas, all of different names"
-        )
-    table = cells.iloc[1:].set_axis(header, axis=1)
-    return table[(table != "").any(axis=1)]
-
-
-def _read_images(path: Path, folder: Path, lines: pd.Series, size: int, faults: list[str]) -> list[np.ndarray]:
-    """Return the images that a table names on its lines; add what is wrong with them, or with others, to the faults."""
-    from PIL import Image, ImageOps
-
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    there = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    for image, file in there.items():
-        if image not in lines and file.suffix.lower() in suffixes and not file.name.startswith("."):
-            faults.append(f"{file}: the image has no votes in {path.name}")
-    images = []
-    for image, line in lines.items():
-        try:
-            if image not in there:
-                raise InputError(f"{path.name}, line {line}: votes for '{image}', which is not in {folder}")
-            with reading(there[image]), Image.open(there[image]) as file:
-                upright = grey_or_colour(ImageOps.exif_transpose(file))
-                images.append(np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR)))
-        except InputError as error:
-            faults.append(str(error))
-    return images
 
 
 def own_or_example(
