@@ -173,6 +173,8 @@ def test_a_claim_says_whether_it_holds(holds, decided, verdict):
     assert text.startswith(f"> It is so. *({verdict})*")
     parts = {"claim": "so", "sentence": "It is so.", "holds": holds, "decided": decided}
     assert record == {"runs": RUNS, **parts}
+    text, _ = recorded(notebook.claim("It is so.", holds, name="so", decided=decided))  # of a calculation alone
+    assert text == f"> It is so. *({' '.join(verdict.split()[:-3])})*"
 
 
 @pytest.mark.parametrize("grid", ["grid:when", SimpleNamespace(name="when")])

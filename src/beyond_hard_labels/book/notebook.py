@@ -106,12 +106,13 @@ def claim(sentence: str, holds: bool, runs: Runs = (), *, name: str, decided: bo
     interval.
     """
     record = {"claim": name, "sentence": sentence, "holds": bool(holds), "decided": bool(decided)}
-    return Shown(f"> {sentence} *({verdict(record)})*", runs, **record)
+    return Shown(f"> {sentence} *({verdict(record, bool(runs))})*", runs, **record)
 
 
-def verdict(record: Mapping[str, Any]) -> str:
-    """Return in words whether the claim of a record holds."""
-    return VERDICTS[record["holds"] if record["decided"] else None]
+def verdict(record: Mapping[str, Any], of_runs: bool) -> str:
+    """Return in words whether the claim of a record holds, which may rest on runs or on none."""
+    words = VERDICTS[record["holds"] if record["decided"] else None]
+    return words if of_runs else words.rsplit(" ", 3)[0]
 
 
 def about(study: Study, runs: Sequence[Run] = ()) -> Shown:

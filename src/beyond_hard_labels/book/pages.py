@@ -74,7 +74,7 @@ def named(said: list[Output]) -> dict[tuple[str, str, str], str]:
         linked = "[{}]" + f"(#{notebook.label(runs)})" if runs else "{}"
         new = {("number", name): linked.format(text) for name, text in record.get("numbers", {}).items()}
         if "claim" in record:
-            verdict = linked.format(notebook.verdict(record))
+            verdict = linked.format(notebook.verdict(record, bool(record["runs"] or "grid" in record)))
             new["claim", record["claim"]] = f"> {record['sentence']} *({verdict})*"  # a quotation, as in the chapter
         if record.get("table", "table") != "table":
             new["shown", record["table"]] = markdown
