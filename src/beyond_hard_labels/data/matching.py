@@ -110,7 +110,8 @@ def read_images(table: Table, folder: Path, cast: pd.DataFrame, size: int) -> tu
                     done.setdefault("only the first of several frames or pages", []).append(image)
                 if file.tile and ";16" in str(file.tile[0][3]):
                     done.setdefault("16 bits a channel, cut to 8", []).append(image)
-                upright = ImageOps.exif_transpose(file)
+                ImageOps.exif_transpose(file, in_place=True)  # else it copies each
+                upright = file
                 if upright.has_transparency_data and upright.mode in ("LA", "PA", "RGBA", "P", "L", "RGB"):
                     clear, grey = upright.convert("RGBA"), upright.mode in ("L", "LA")
                     if clear.getextrema()[3][0] < 255:
