@@ -201,7 +201,7 @@ REFUSED = {  # case: (file, options, what is said)
     "codes or counts": (
         text("image,x,y,z", [(i, k % 3, k % 3, k % 3) for k, i in enumerate(NAMES)]),
         {},
-        "--form wide",
+        "in each of the columns x, y, z",
     ),
     "label beside counts": (counts("image,cat,dog,label", lambda k: ("cat",)), {}, "--form"),
     "confidence as count": (long("image,label,x"), {"count_column": "confidence"}, "confidence"),

@@ -135,9 +135,8 @@ def _settled(table: Table, cast: pd.DataFrame, repeats: str) -> pd.DataFrame:
         if repeats == "last" and again.any():
             table.say("rows left out", f"{again.sum()}: the same annotator voted again later")
             cast = cast[~again]
-    if (cast.groupby("image")["weight"].transform("sum") == 0).any():
-        for row in cast[cast.groupby("image")["weight"].transform("sum") == 0].drop_duplicates("image").itertuples():
-            table.fault(row.Index, f"'{row.image}' has no votes")
+    for row in cast[cast.groupby("image")["weight"].transform("sum") == 0].drop_duplicates("image").itertuples():
+        table.fault(row.Index, f"'{row.image}' has no votes")
     return cast
 
 
@@ -172,10 +171,9 @@ def annotators(name: str) -> list[str]:
 def export_votes(data: LabelledImages, people: list[str], folder: Path, form: str) -> Path:
     """Write a set's images as PNG files and its votes, whole or not at all; return its folder, DIR/NAME.
 
-    ``long`` is ``images`` and ``votes.csv``, with a row an annotator's vote or, where they are not known, an image
-    and a
-    class with a count; ``dcic`` is the format of DCIC, which needs annotators and has folds, here all images in the
-    first. What was exported imports again to the same pixels, counts and ratings, at the same size.
+    ``long`` is ``images`` and ``votes.csv``, with a row an annotator's vote or, where they are not known, with a row an
+    image and a class that has a count; ``dcic`` is the format of DCIC, which needs annotators and has folds, here all
+    images in the first. What was exported imports again to the same pixels, counts and ratings, at the same size.
     """
     from PIL import Image
 

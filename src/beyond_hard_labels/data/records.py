@@ -76,6 +76,7 @@ def short(text, limit: int = 200) -> str:
 
 
 def listed(names) -> str:
+    """Return names as a list in a sentence, not too long."""
     return short(", ".join(map(str, names)))
 
 
@@ -208,7 +209,7 @@ def _label_studio(tasks: list) -> list[dict]:
             row = {part: one.get(part, "") for part in ("was_cancelled", "ground_truth")}
             row |= {"image": image, "annotator": who.get("email", who.get("id")) if isinstance(who, dict) else who}
             chosen = [c for r in one["result"] if r.get("type") == "choices" for c in r["value"]["choices"]]
-            rows.append(row | {"label": chosen[0] if len(chosen) == 1 else {"choices": chosen} if chosen else ""})
+            rows.append(row | {"label": one_of(chosen)})
     return rows
 
 
@@ -221,6 +222,7 @@ def _prodigy(tasks: list) -> list[dict]:
 
 
 def one_of(chosen: list):
+    """Return the only choice of a record, nothing if there is none, and several as they are."""
     return chosen[0] if len(chosen) == 1 else {"choices": chosen} if chosen else ""
 
 

@@ -246,9 +246,8 @@ def _refuse_codes(table: Table, cells: pd.DataFrame) -> None:
     sums = cells.apply(pd.to_numeric, errors="coerce").sum(axis=1).round(6)
     if len(cells) >= 5 and len(values) > 1 and len({*values}) == 1 and 1 < len(values[0]) < 10 and sums.nunique() > 1:
         raise InputError(
-            f"{table.path}: the same {len(values[0])} numbers stand in each of "
-            "the columns {listed(cells.columns)}; say whether they are codes, a column an annotator, --form "
-            "wide, or counts, a column a class, --form counts"
+            f"{table.path}: the same {len(values[0])} numbers stand in each of the columns {listed(cells.columns)}; "
+            "say whether they are codes, a column an annotator, --form wide, or counts, a column a class, --form counts"
         )
 
 
