@@ -7,7 +7,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from beyond_hard_labels.analysis.grids import at, contrasts, enough, rivals
+from beyond_hard_labels.analysis.grids import at, closed, contrasts, crossing, rivals
 from beyond_hard_labels.book.notebook import RECORD
 from beyond_hard_labels.learn.significance import corrected_t, paired
 from conftest import ROOT
@@ -107,52 +107,51 @@ def test_the_numbers_of_a_row_are_found_by_a_condition_and_none_are_of_a_part_th
     assert at(table)["kl"] == pytest.approx(0.45)
     none = votes({0: 0.1}).query("part == 'other'")
     assert contrasts(none, "kl", "votes_per_image", 0).empty
-    assert enough(none, 0.25).empty
+    assert closed(none, "kl", 0.5).empty
     assert rivals(none).empty
     row = at(contrasts(none, "kl", "votes_per_image", 0), "votes_per_image == 3")
     assert row[["votes_per_image", "base", "level", "mean", "low", "high", "p", "n", "detectable"]].isna().all()
 
 
-def factors(levels, margin, floor=0.0, splits=5):
-    rows = votes(levels, splits).query("labels == 'soft'").assign(floor=floor)
-    return enough(rows.assign(kl=rows["kl"] + floor), margin).set_index("votes_per_image")
+def way(levels, needed=0.5, floor=0.0, splits=5):
+    rows = votes(levels, splits).query("labels == 'soft'")
+    return closed(rows.assign(kl=rows["kl"] + floor), "kl", needed).set_index("votes_per_image")
 
 
-def test_the_factor_is_of_the_kl_above_the_floor():
-    rows = pd.DataFrame(
-        {"dataset": "a", "split": [0, 0], "votes_per_image": [3, 0], "kl": [0.06, 0.05], "floor": 0.01, "key": [0, 1]}
-    )
-    assert enough(rows, 0.3)["factor"].tolist() == pytest.approx([1.25])
-    free, lifted = (factors({3: 0.12, 0: 0.1}, 0.3, floor=floor)["factor"] for floor in (0.0, 0.5))
+def test_the_share_is_of_the_way_from_one_vote_to_all_whatever_the_floor():
+    rows = pd.DataFrame({"dataset": "a", "split": 0, "votes_per_image": [1, 3, 0], "kl": [0.2, 0.12, 0.1]})
+    assert closed(rows, "kl", 0.5)["share"].tolist() == pytest.approx([0.8])
+    free, lifted = (way({1: 0.2, 3: 0.12, 0: 0.1}, floor=floor)["share"] for floor in (0.0, 0.5))
     assert free.tolist() == pytest.approx(lifted.tolist())
 
 
-@pytest.mark.parametrize(("margin", "shown"), [(0.05, []), (0.25, [10]), (0.6, [5, 10]), (9.0, [1, 5, 10])])
-def test_a_number_of_votes_is_enough_where_the_interval_lies_within_the_margin(margin, shown):
-    table = factors({1: 0.8, 5: 0.15, 10: 0.11, 0: 0.1}, margin)
+@pytest.mark.parametrize(("needed", "shown"), [(0.99, []), (0.95, [10]), (0.9, [5, 10]), (0.1, [5, 10])])
+def test_a_number_of_votes_is_enough_where_the_interval_lies_above_the_share(needed, shown):
+    table = way({1: 0.9, 5: 0.15, 10: 0.12, 0: 0.1}, needed)
     assert table.index[table["enough"]].tolist() == shown
-    assert (table["enough"] == (table["high"] < 1 + margin)).all()
+    assert (table["enough"] == (table["low"] >= needed)).all()
 
 
-def test_a_number_of_votes_is_not_enough_where_a_larger_one_is_not():
-    table = factors({3: 0.11, 5: 0.15, 10: 0.11, 0: 0.1}, 0.25)
-    assert table["enough"].to_dict() == {3: False, 5: False, 10: True}
-    assert table["estimated"].to_dict() == {3: False, 5: False, 10: True}
-
-
-def test_a_number_may_be_enough_by_estimate_and_not_by_its_interval():
-    rows = votes({10: 0.11, 0: 0.1}).query("labels == 'soft'")
-    spread = rows["kl"] * (1 + 0.1 * (rows["split"] - 2) * (rows["votes_per_image"] == 10))
-    row = enough(rows.assign(kl=spread), 0.25).iloc[0]
-    assert (row["estimated"], row["enough"]) == (True, False)
-    alone = factors({10: 0.11, 0: 0.1}, 0.25, splits=1).iloc[0]
-    assert (alone["estimated"], alone["enough"]) == (True, False)
+def test_a_number_of_votes_is_not_enough_where_a_larger_one_is_not_or_one_split_shows_it():
+    assert way({1: 0.9, 3: 0.11, 5: 0.5, 10: 0.11, 0: 0.1})["enough"].to_dict() == {3: False, 5: False, 10: True}
+    assert not way({1: 0.9, 3: 0.11, 0: 0.1}, splits=1)["enough"].any()
 
 
 def test_a_set_is_judged_by_its_own_numbers_of_votes():
-    one, other = votes({3: 0.11, 10: 0.3, 0: 0.1}), votes({3: 0.11, 0: 0.1}).assign(dataset="other")
-    table = enough(pd.concat([one, other]).query("labels == 'soft'"), 0.25).set_index(["dataset", "votes_per_image"])
+    levels = {1: 0.9, 3: 0.11, 10: 0.6, 0: 0.1}
+    one, other = votes(levels), votes({m: levels[m] for m in (1, 3, 0)}).assign(dataset="other")
+    rows = pd.concat([one, other]).query("labels == 'soft'")
+    table = closed(rows, "kl", 0.5).set_index(["dataset", "votes_per_image"])
     assert table["enough"].to_dict() == {("other", 3): True, ("synthetic", 3): False, ("synthetic", 10): False}
+
+
+@pytest.mark.parametrize(
+    ("gaps", "place"),
+    [((0.1, -0.1), 20), ((-0.1, -0.2), np.nan), ((0.1, 0.0), 40), ((-0.1, 0.3), np.nan)],
+    ids=["half way in the logarithm", "never above", "at an end", "from below"],
+)
+def test_a_crossing_is_where_a_difference_falls_through_zero(gaps, place):
+    assert crossing([10, 40], gaps) == pytest.approx(place, nan_ok=True)
 
 
 def test_rivals_are_the_hard_arm_scaled_and_smoothed_each_run_once():
@@ -187,15 +186,15 @@ def claims(notebook):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what kernels and their clients warn of is not ours
-@pytest.mark.parametrize(("margin", "holds"), [("0.25", True), ("0.1", False)])
-def test_the_table_and_the_claim_follow_the_margin_in_the_cell(margin, holds, tmp_path):
-    edit = functools.partial(re.sub, r"margin_kl = [\d.]+", f"margin_kl = {margin}")
+@pytest.mark.parametrize(("needed", "holds"), [("0.8", True), ("0.95", False)])
+def test_the_table_and_the_claim_follow_the_share_in_the_cell(needed, holds, tmp_path):
+    edit = functools.partial(re.sub, r"needed = [\d.]+", f"needed = {needed}")
     notebook = executed("08_how_many", tmp_path, edit)
     found = claims(notebook)
-    assert found.pop("three_votes_enough") is holds
+    assert found.pop("ten_votes_enough") is holds
     assert all(found.values())
     shown = next(c for c in notebook.cells if c.get("id") == "08-enough-table").outputs[0].data["text/markdown"]
-    row = next(line for line in shown.splitlines() if "fashion" in line and "| 3 |" in line)
+    row = next(line for line in shown.splitlines() if "KL" in line and "fashion" in line and "| 10 |" in line)
     assert row.split(" | ")[-1].strip(" |") == ("yes" if holds else "no")
 
 

@@ -59,33 +59,34 @@ def contrasts(
     return pd.DataFrame(found, columns=[*types]).astype(types).sort_values([*by, column], ignore_index=True)
 
 
-def enough(rows: pd.DataFrame, margin: float, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
-    """Return by what factor the KL with some votes an image exceeds that with all, and where that is little enough.
+def closed(rows: pd.DataFrame, metric: str, needed: float, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
+    """Return what share of the way from one vote an image to all of them a metric has gone with some votes.
 
-    The factor is of the KL above the floor, which no model can go below, and a geometric mean over the splits: a KL of
-    0.06 where all votes give 0.05, above a floor of 0.01, is a factor of 1.25.
+    A KL of 0.2 with one vote, 0.1 with all and 0.12 with three has gone 0.8 of it, split by split. What a model keeps
+    that knows each distribution, the floor, is on both ends of the way and cancels.
 
     Parameters
     ----------
     rows : pandas.DataFrame
-        Of one arm, with ``kl``, ``floor``, ``votes_per_image`` (0 for all), ``split`` and the columns `by`.
-    margin : float
-        What is little enough: 0.25 for a quarter more than with all votes.
+        Of one arm, with the metric, ``votes_per_image`` (0 for all), ``split`` and the columns `by`.
+    needed : float
+        The share that counts as enough.
 
     Returns
     -------
     pandas.DataFrame
-        The columns `by`, ``votes_per_image``, ``factor`` with its interval low and high, ``n``; ``estimated`` and
-        ``enough``: whether the factor, and whether the whole interval, is within the margin at this number of votes and
-        at every larger one. One split has no interval, and shows nothing to be enough.
+        The columns `by`, ``votes_per_image``, ``share`` with its corrected interval low and high, ``n``, and
+        ``enough``: whether the whole interval is at `needed` or above it, at this number of votes and at every larger
+        one. One split has no interval, and shows nothing to be enough.
     """
-    excess = rows.assign(log_excess=np.log(rows["kl"] - rows["floor"]))
-    table = contrasts(excess, "log_excess", "votes_per_image", 0, by)
-    table[["factor", "low", "high"]] = np.exp(table[["mean", "low", "high"]])
-    for name, bound in (("estimated", "factor"), ("enough", "high")):
-        below = (table[bound] < 1 + margin)[::-1]
-        table[name] = below.groupby([table[key] for key in by]).cummin()[::-1]
-    return table[[*by, "votes_per_image", "factor", "low", "high", "n", "estimated", "enough"]]
+    wide = rows.pivot(index=[*by, "split"], columns="votes_per_image", values=metric)
+    wide = wide.reindex(columns=sorted({0, 1, *wide.columns}))
+    way = wide.sub(wide[1], axis=0).div(wide[0] - wide[1], axis=0)  # 0 with one vote, 1 with all
+    shares = way.melt(ignore_index=False, value_name="share").reset_index()
+    table = contrasts(shares, "share", "votes_per_image", 1, by).query("votes_per_image > 0")
+    enough = (table["low"] >= needed)[::-1]
+    table["enough"] = enough.groupby([table[key] for key in by]).cummin()[::-1]
+    return table.rename(columns={"mean": "share"})[[*by, "votes_per_image", "share", "low", "high", "n", "enough"]]
 
 
 def rivals(rows: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +107,20 @@ def rivals(rows: pd.DataFrame) -> pd.DataFrame:
     ]
     kept = [name for name in VARYING if name in rows and name != "labels"]
     return pd.concat(arms, ignore_index=True)[[*kept, "arm", "macro_accuracy", "kl"]]
+
+
+def crossing(lengths: Sequence[float], gaps: Sequence[float]) -> float:
+    """Return the length at which a difference falls through zero for the last time, NaN if it never does.
+
+    Between two lengths, which ascend, the difference is taken to be linear in the logarithm of the length: 0.1 at 10
+    and -0.1 at 40 cross at 20.
+    """
+    place, gaps = np.log(lengths), np.asarray(gaps, np.float64)
+    falls = np.flatnonzero((gaps[:-1] > 0) & (gaps[1:] <= 0))
+    if not falls.size:
+        return float("nan")
+    i = falls[-1]
+    return float(np.exp(place[i] + (place[i + 1] - place[i]) * gaps[i] / (gaps[i] - gaps[i + 1])))
 
 
 def at(table: pd.DataFrame, where: str = "index == index") -> pd.Series:
