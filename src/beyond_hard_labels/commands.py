@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
-from beyond_hard_labels.analysis import images
+from beyond_hard_labels.analysis import images, structure
 from beyond_hard_labels.analysis.scores import scores
 from beyond_hard_labels.base import files
 from beyond_hard_labels.base.errors import InputError
@@ -178,7 +178,8 @@ def _grid(arguments) -> None:
         _ensured(arguments, specs)
     finally:
         if arguments.publish:
-            done = grids.publish(arguments.grid, study)
+            more = structure.by_run if arguments.grid == "structure" else None
+            done = grids.publish(arguments.grid, study, more)
             folder = grids.grid_files(arguments.grid)[0].parent
             print(f"published in {folder}: {', '.join(done) or 'no part is whole yet'}")
     print(f"all {len(set(specs))} runs are here")

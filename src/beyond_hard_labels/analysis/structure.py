@@ -34,15 +34,26 @@ def structures(runs: list[Run]) -> pd.DataFrame:
     for split in sorted({run.spec.split for run in runs if not run.published}):
         own = [run for run in runs if run.spec.split == split and not run.published]
         spec, index = own[0].spec, own[0].index[:MOST_IMAGES]
-        drawn = shapes.draw_parameters(spec.n_images, spec.data_seed).iloc[index]
         images = images_of(spec).images[index]
         spaces = {run.spec.labels: run.features[:MOST_IMAGES] for run in own}
         spaces["untrained"] = untrained(spec, images)
         flat = images.reshape(len(images), -1) / 255
         spaces["pixels"] = PCA(min(50, *flat.shape), random_state=0).fit_transform(flat)
-        found = structure(spaces, own[0].truth[:MOST_IMAGES], drawn["hue"].to_numpy(), drawn["shape"].to_numpy())
-        tables.append(found.reset_index().assign(split=split))
+        tables.append(structure(spaces, own[0].truth[:MOST_IMAGES]).reset_index().assign(split=split))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["features", "split"])
+
+
+def by_run(runs: list[Run]) -> pd.DataFrame:
+    """Return `structures` with one row a run: ``key``, its measures, and those of the baselines of its split.
+
+    The baselines' columns have ``untrained_`` and ``pixels_`` in front. A split has one run an arm.
+    """
+    found, rows = structures(runs).set_index(["split", "features"]), []
+    for run in runs:
+        spaces = {"": run.spec.labels, "untrained_": "untrained", "pixels_": "pixels"}
+        parts = [found.loc[(run.spec.split, name)].add_prefix(front) for front, name in spaces.items()]
+        rows.append({"key": run.spec.key, **pd.concat(parts)})
+    return pd.DataFrame(rows)
 
 
 def untrained(spec, images: np.ndarray) -> np.ndarray:
@@ -59,9 +70,16 @@ def untrained(spec, images: np.ndarray) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
-def structure(
-    features: Mapping[str, np.ndarray], truth: np.ndarray, hue: np.ndarray, shape: np.ndarray
-) -> pd.DataFrame:
+def positions(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return hue in [0, 1) and shape, from circle 0 to ellipse 1, of images by their exact truth (N, 6).
+
+    The truth interpolates both linearly, so it says them: gc 0.25 and rc 0.75 are a hue of 1/12 on a circle.
+    """
+    blue, green, red = truth.reshape(-1, 3, 2).sum(axis=2).T
+    return (2 * blue + green + 3 * red * (blue > 0)) / 3 % 1, truth[:, 1::2].sum(axis=1)
+
+
+def structure(features: Mapping[str, np.ndarray], truth: np.ndarray) -> pd.DataFrame:
     """Return what is known of each space of features, one row a space and by its name.
 
     Parameters
@@ -70,8 +88,6 @@ def structure(
         Per space the features of the same images, (N, D) of any D.
     truth : np.ndarray
         float64 (N, 6), the exact truth.
-    hue, shape : np.ndarray
-        Of each image the position on the hue circle in [0, 1), and from circle 0 to ellipse 1.
 
     Returns
     -------
@@ -82,7 +98,7 @@ def structure(
     """
     from sklearn.neighbors import NearestNeighbors
 
-    pure, rows = truth.max(axis=1) == 1, []
+    (hue, shape), pure, rows = positions(truth), truth.max(axis=1) == 1, []
     for values in features.values():
         scaled = np.asarray(values, np.float64) / np.std(values)
         nearest = (
@@ -115,7 +131,8 @@ def own_neighbours(nearest: np.ndarray, group: np.ndarray) -> np.ndarray:
 def steps(nearest: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Return for each image how far its neighbours (N, k) are from its own position, on average: float64 (N,).
 
-    Of positions drawn uniformly from 0 to 1, neighbours at random are 1/3 apart.
+    Of positions drawn uniformly from 0 to 1, neighbours at random are 1/3 apart; the pure two fifths of the synthetic
+    set lie at 0 and 1, 1/2 apart from the others, which makes 0.4 for neighbours of ambiguous images.
     """
     return np.abs(position[nearest] - position[:, None]).mean(axis=1)
 

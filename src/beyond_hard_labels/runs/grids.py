@@ -15,7 +15,7 @@ So a row is as good as a run but for its predictions: its spec is whole, and has
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import Study, read_profile, require_generated, values_of
 
-GRIDS = ("replicates", "when", "votes")  # those of the book
+GRIDS = ("replicates", "structure", "when", "votes")  # those of the book
 VARYING = (  # the fields that may differ within a part, which are columns of its rows
     *("dataset", "labels", "split", "backbone", "epochs", "train_share", "votes_per_image", "label_smoothing"),
     *("data_seed", "ambiguous", "class_weights", "augment_colour", "learning_rate", "schedule"),
@@ -249,10 +249,11 @@ def published(grid: str) -> dict[str, Part]:
     return found
 
 
-def publish(grid: str, study: Study) -> list[str]:
+def publish(grid: str, study: Study, more: Callable[[list[Run]], pd.DataFrame] | None = None) -> list[str]:
     """Write the files of a grid with every part that is trained in full here; return the names of those.
 
-    A part that was published before stays as it is where it is not trained here. Raises `InputError`, and writes
+    A part that was published before stays as it is where it is not trained here. `more` returns further columns of
+    the rows for some runs, with their ``key``. Raises `InputError`, and writes
     nothing, if the runs of a part were not all made of the same data, code and versions.
     """
     path, *tables = grid_files(grid)
@@ -277,6 +278,8 @@ def publish(grid: str, study: Study) -> list[str]:
             "machines": _distinct(run.manifest["machine"] for run in found),
         }
         kept[name] = _tables(name, found)
+        if more:
+            kept[name] = kept[name]._replace(rows=kept[name].rows.merge(more(found), on="key"))
         done.append(name)
     if done:
         kept = {name: kept[name] for name in _parts(grid) if name in kept}
