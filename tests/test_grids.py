@@ -49,7 +49,7 @@ def test_every_part_varies_only_what_its_rows_show_and_holds_both_arms_of_each_c
     put("fashion_mnist_h")
     put("cifar10h")
     found = grids.parts(grid, study.plan(profile), which=which)
-    assert found
+    assert found or grid == "structure"  # whose runs are those of another grid
     for name, specs in found.items():
         assert len({json.dumps({k: v for k, v in asdict(s).items() if k not in grids.VARYING}) for s in specs}) == 1
         assert len(set(specs)) == len(specs)
@@ -57,7 +57,7 @@ def test_every_part_varies_only_what_its_rows_show_and_holds_both_arms_of_each_c
         assert arms[0] == arms[1] or name == "smoothing"
 
 
-def test_the_slices_see_few_images_and_the_full_grids_no_more_than_three_hours_of_two_cores_can():
+def test_the_slices_see_few_images_and_the_full_grids_no_more_than_a_day_of_two_cores_can():
     seen = {
         which: sum(
             grids.plan_table(grids.parts(grid, study.plan("quick"), which=which))["image-epochs"].iloc[-1]
@@ -67,7 +67,7 @@ def test_the_slices_see_few_images_and_the_full_grids_no_more_than_three_hours_o
     }
     own_study = sum(map(grids.images_seen, study.plan("quick").specs()[:4]))  # trained anyhow
     assert seen["slice"] - own_study < 8 * 60 * 2 * 1500  # minutes, seconds, cores, images a second that a core trains
-    assert seen["full"] < 3 * 3600 * 2 * 1500
+    assert seen["full"] < 24 * 3600 * 2 * 1500
 
 
 def test_what_a_plan_counts_is_what_is_missing_and_each_run_once():
