@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book.tables import markdown
+from beyond_hard_labels.book.tables import text as cell
 from beyond_hard_labels.data import own, sets, tables
 
 N = 6
@@ -274,15 +276,27 @@ def test_columns_that_are_not_read_and_labels_that_look_alike_are_named(folder):
     assert "'Dog', 'dog'" in said["warning"]
 
 
-def test_equal_pictures_are_one_image_with_all_votes_also_through_a_link(folder):
-    os.link(folder / "images" / "i0.png", folder / "images" / "again.png")
-    Image.open(folder / "images" / "i0.png").save(folder / "images" / "other.bmp")
-    more = [("again.png", "w0", "dog"), ("other.bmp", "w1", "dog")]
-    said = make(folder, long(more=more))
-    assert said["equal pictures"].startswith("2, each one image with all its votes")
+@pytest.mark.parametrize("name", ["again.png", "other.bmp", "below/symbolic.png", "other.webp"])
+def test_equal_pictures_are_one_image_with_all_votes_also_through_a_link(folder, name):
+    first, again = folder / "images" / "i0.png", folder / "images" / name
+    again.parent.mkdir(exist_ok=True)
+    match again.suffix:
+        case ".bmp" | ".webp":
+            Image.open(first).save(again, lossless=True)
+        case _:
+            os.link(first, again) if "/" not in name else again.symlink_to(first)
+    said = make(folder, long(more=[(name, "w0", "dog"), (name, "w1", "dog")]))
+    assert said["equal pictures"].startswith("1, each one image with all its votes")
     data = sets.read("mine")
-    assert data.ids[0] == "again.png"
-    assert data.votes[0].tolist() == [2, 3]
+    assert data.votes[[i in ("i0.png", name) for i in data.ids]].tolist() == [[2, 3]]
+
+
+@pytest.mark.parametrize("label", ["NA", "01", "a|<b>", "null"])
+def test_labels_are_the_text_that_stands_in_the_file_in_the_set_and_in_the_first_table_of_the_chapter(folder, label):
+    make(folder, long().replace("cat", label))
+    assert sorted(sets.read("mine").class_names) == sorted([label, "dog"])
+    first = tables.read(folder / "votes").votes.head(5)[["image", "label"]].astype(str)
+    assert f"| {cell(label)} |" in markdown(first)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
