@@ -110,7 +110,8 @@ def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
     pending, stopped, epochs = set(futures), 0, 0
     with _bar(sum(spec.epochs for spec in specs)) as bar:
         while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            seconds = min(0.5 + len(pending) / 50, 5.0)  # to look after hundreds takes a while
+            done, pending = wait(pending, timeout=seconds, return_when=FIRST_COMPLETED)
             for future in done:
                 if isinstance(future.exception(), TimeUp):
                     stopped += 1
