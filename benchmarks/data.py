@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from benchmarks.harness import Line, Result, cores, functions_of_ours, in_turn, require
 from beyond_hard_labels.base.rng import stream
 from beyond_hard_labels.data import fetch, shapes
+from beyond_hard_labels.data import own as sets_of_users
 from beyond_hard_labels.data import votes as labels_of_votes
 
 CHUNK = 1000  # images in memory at a time
@@ -157,6 +158,39 @@ def _plain_loop(path, target):
                     name = vote["image_path"].rsplit("/", 1)[1].removesuffix(".png").split("-[")[0]
                     counts[rows[name], CLASSES.index(vote["class_label"])] += 1
     np.savez(target, images=images, counts=counts, ids=np.array(ids), class_names=np.array(CLASSES))
+
+
+def own(small, folder):
+    """Make a set of a table of votes and a folder of images, by `import_votes` and as one would in a notebook."""
+    n, each = (12, 3) if small else (20_000, 10)
+    table = _vote_table(n, each).rename(columns={"task": "image", "worker": "annotator"})
+    table["image"] += ".png"
+    table.to_csv(folder / "votes.csv", index=False)
+    (folder / "images").mkdir()
+    names, random = sorted(table["image"].unique()), stream("benchmark images", 0)
+    for name, image in zip(names, random.integers(0, 256, (n, 32, 32, 3), np.uint8), strict=True):
+        Image.fromarray(image).save(folder / "images" / name)
+
+    def ours():
+        with patch.dict(os.environ, BHL_BUILD_DIR=str(folder / "build")):
+            sets_of_users.import_votes("own", folder / "votes.csv", folder / "images", 32)
+
+    def plain():
+        votes = pd.read_csv(folder / "votes.csv").groupby(["image", "label"]).size().unstack(fill_value=0)
+        images = np.stack([np.asarray(Image.open(folder / "images" / name).convert("RGB")) for name in votes.index])
+        np.savez(folder / "plain.npz", images=images, counts=votes.to_numpy(), ids=votes.index.to_numpy(str))
+
+    seconds, _ = in_turn({"ours": ours, "plain": plain}, 1 if small else 3)
+    made = folder / "build" / "sets" / "own.npz"
+    with np.load(made, allow_pickle=False) as a, np.load(folder / "plain.npz", allow_pickle=False) as b:
+        for part in ("images", "counts", "ids"):
+            require(np.array_equal(a[part], b[part]), f"{part} of the own set")
+    line = Line(f"{n * each:,} votes on {n:,} images of 32 px to a set", "pandas and Pillow", *seconds.values())
+    note = (
+        "Ours looks for the format, for votes of the same annotator again, for names without a file and files without "
+        "a vote, and for equal pictures, and keeps who voted; the other trusts both."
+    )
+    return Result([line], "images, votes and names", note, functions_of_ours(ours))
 
 
 def votes(small, folder):

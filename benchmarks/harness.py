@@ -41,6 +41,7 @@ ROWS = {  # name -> module with the function of that name, and what the page "Ho
     "study": ("benchmarks.training", "six runs in two processes"),
     "tsne": ("benchmarks.maps", "a t-SNE map"),
     "archive": ("benchmarks.data", "a published archive made into a set"),
+    "own": ("benchmarks.data", "a table of votes and a folder of images made into a set"),
     "votes": ("benchmarks.data", "ten million votes made into labels"),
     "drawing": ("benchmarks.data", "the synthetic images"),
     "book": ("benchmarks.whole", "the book once more"),

@@ -51,7 +51,8 @@ def matched(table: Table, folder: Path, match: str | None) -> pd.DataFrame:
             known.setdefault(key, []).append(file)
     found, lost, claimed = {}, [], {}
     for name, line in cast.index.to_series().groupby(cast["image"].to_numpy()).min().sort_values(kind="stable").items():
-        fits = next((known[key] for key in _keys(name, match) if key in known), [])
+        keys = [name] if match is None and name in known else _keys(name, match)
+        fits = next((known[key] for key in keys if key in known), [])
         if match and len(fits) > 1:
             fits = [file for file in fits if file == name] or table.fault(line, f"'{name}' may be {fits[:5]}") or []
         elif not fits:
@@ -105,7 +106,7 @@ def read_images(table: Table, folder: Path, cast: pd.DataFrame, size: int) -> tu
     images, first, copies, done = [], {}, {}, {}
     for image in sorted(cast["image"].unique()):
         try:
-            with reading(folder / image), Image.open(folder / image) as file:
+            with reading(folder / image), Image.open(os.path.join(folder, image)) as file:
                 if getattr(file, "n_frames", 1) > 1:
                     done.setdefault("only the first of several frames or pages", []).append(image)
                 if file.tile and ";16" in str(file.tile[0][3]):
@@ -119,11 +120,14 @@ def read_images(table: Table, folder: Path, cast: pd.DataFrame, size: int) -> tu
                         upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
                         upright = upright.convert("L" if grey else "RGB")
                 upright = grey_or_colour(upright)
-                same = hashlib.sha256(f"{upright.size}{upright.mode}".encode() + upright.tobytes()).digest()
+                pixels = np.asarray(upright)
+                same = f"{pixels.shape}{hashlib.sha256(pixels).hexdigest()}"
                 if first.setdefault(same, image) != image:
                     copies[image] = first[same]
                     continue
-                images.append(np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR)))
+                if upright.size != (size, size):
+                    pixels = np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
+                images.append(pixels)
         except InputError as error:
             table.faults.append(f"{error}{_kind(folder / image)}")
     for what, some in done.items():

@@ -82,7 +82,7 @@ def import_votes(
     if not dry_run:
         target = sets.folders()[0] / f"{name}.npz"
         with files.writing(target) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez(file, **arrays)
     return table.said
 
 

@@ -71,7 +71,7 @@ def read(path: Path, options: Options = AS_IT_IS) -> Table:
     roles, every = _roles(table, cells, options), cells
     cells, used = _filtered(table, cells, [*roles.values()], options)
     if "image" in roles:
-        table.left = {*every[roles["image"]]} - {*cells[roles["image"]]}
+        table.left = {*every[roles["image"]].unique()} - {*cells[roles["image"]].unique()}
     table.votes = _long(table, cells, roles, used, options)
     _check(table, options)
     return table
