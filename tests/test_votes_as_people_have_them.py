@@ -14,6 +14,8 @@ from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.book.tables import markdown
 from beyond_hard_labels.book.tables import text as cell
 from beyond_hard_labels.data import own, sets, tables
+from beyond_hard_labels.runs.inputs import images_of
+from beyond_hard_labels.runs.study import plan
 
 N = 6
 NAMES = [f"i{k}.png" for k in range(N)]
@@ -308,6 +310,15 @@ def test_what_is_transparent_is_put_on_white_and_said(folder, mode):
     assert said["transparent, put on white"] == "1: i0.png"
     image = sets.read("mine").images[0]
     assert (image[:, 0, 0].min(), image[:, 8, 8].max()) == (255, 0)
+
+
+def test_only_those_who_rated_every_image_count_where_it_is_asked_for(folder):
+    make(folder, long(more=[("i0.png", "passing by", "dog"), ("i1.png", "passing by", "dog")]))
+    every, complete = (
+        images_of(plan("smoke", dataset="mine", raters=raters).spec("soft", 0)).votes for raters in ("all", "complete")
+    )
+    assert complete.tolist() == RIGHT
+    assert (every - complete).tolist() == [[0, 1], [0, 1], *[[0, 0]] * 4]
 
 
 def test_a_dry_run_says_it_all_and_writes_nothing(folder):
