@@ -172,6 +172,7 @@ READ = {  # case: (file, options, annotators)
         {},
         0,
     ),
+    "blanks": (counts(rows=[[2, 1], ["", 3]] * 3), {}, 0),
     "shares": (counts(rows=[[0.5, 0.5], [0.25, 0.75]] * 3), {}, 0),
     # 3 the same annotator again
     "the same row again": (long(more=cast()[:4]), {}, 3),
@@ -258,7 +259,7 @@ def test_a_file_that_is_read_gives_the_votes_that_are_in_it(folder, case):
     content, options, annotators = READ[case]
     make(folder, content, **options)
     data = sets.read("mine")
-    shares = {"shares": [[2, 2], [1, 3]] * 3}
+    shares = {"shares": [[2, 2], [1, 3]] * 3, "blanks": [[2, 1], [0, 3]] * 3}
     assert data.votes.tolist() == shares.get(case, RIGHT)
     assert (0 if data.ratings is None else data.ratings.shape[1]) == annotators
 
@@ -276,6 +277,11 @@ def test_columns_that_are_not_read_and_labels_that_look_alike_are_named(folder):
     said = make(folder, text("image,label,confidence", [(i, c, 0.5) for i, _, c in cast()]).replace("cat", "Dog", 2))
     assert said["not read"] == "confidence"
     assert "'Dog', 'dog'" in said["warning"]
+
+
+def test_labels_that_are_numbers_are_classes_in_their_order(folder):
+    make(folder, long().replace("cat", "10").replace("dog", "-2.5").replace("w0,10", "w0,9"))
+    assert sets.read("mine").class_names == ("-2.5", "9", "10")
 
 
 @pytest.mark.parametrize("name", ["again.png", "other.bmp", "below/symbolic.png", "other.webp"])

@@ -204,7 +204,10 @@ def _long(table: Table, cells: pd.DataFrame, roles: dict, used: list[str], optio
         if form == "wide":
             votes = votes[votes["label"] != ""].assign(weight="1")
         else:
-            votes["weight"] = _shares(table, cells[columns], votes["weight"])
+            blank = votes["weight"] == ""
+            if blank.any():
+                table.say("empty cells", f"{blank.sum()} counts are empty, and are read as 0")
+            votes["weight"] = _shares(table, cells[columns], votes["weight"].mask(blank, "0"))
     table.say("read as", "; ".join(f"{role}: {found}" for role, found in said.items()))
     if unread:
         table.say("not read", listed(unread))
@@ -291,8 +294,8 @@ def _check(table: Table, options: Options) -> None:
         table.say("rows left out", f"{skipped.sum()}: skipped, the label is empty")
     votes = votes[~skipped]
     classes = [*dict.fromkeys(votes["label"])] if form == "counts" else sorted({*votes["label"]})
-    if form != "counts" and all(re.fullmatch("[0-9]+", label) for label in classes):
-        classes.sort(key=int)
+    if form != "counts" and all(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", label) for label in classes):
+        classes.sort(key=float)
     unasked = {*classes} - {*options.classes} if options.classes else set()
     classes = [_plain(label) for label in options.classes] or classes
     whole = votes["weight"].str.fullmatch(r"\+?[0-9]{1,9}(\.0*)?").astype(bool)
