@@ -14,7 +14,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from beyond_hard_labels.base import memory
+from beyond_hard_labels.base import files, memory
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.rng import stream
 from beyond_hard_labels.data import votes
@@ -32,34 +31,39 @@ from beyond_hard_labels.data.images import N_FOLDS, LabelledImages
 from beyond_hard_labels.data.pixels import SMALLEST, grey_or_colour, reading, stack
 
 LARGEST, MOST_RATERS = 1024, 10_000  # pixels a side; columns
+CREATED = "01-01-2024-00-00-00"  # of votes whose time is not known
 
 
 def export(data: LabelledImages, folder: Path, *, n_votes: int, seed: int, name: str = "Synthetic") -> Path:
-    """Write a set with votes of `n_votes` simulated annotators, whole or not at all; return its folder.
+    """Write a set with votes of `n_votes` simulated annotators, see `write`; images go to five random folds."""
+    fold = stream("folds", seed).permutation(np.arange(len(data.ids)) % N_FOLDS) + 1
+    people = [f"INVALID{number}" for number in range(n_votes)]
+    paths = [f"fold{number}/{image_id}.png" for number, image_id in zip(fold, data.ids, strict=True)]
+    return write(data, Path(folder) / name, paths, votes.simulate(data.truth, n_votes, seed), people)
 
-    Images go to five random folds of equal size. A folder of the set that exists already is an `InputError`.
+
+def write(data: LabelledImages, target: Path, paths: Sequence[str], ratings: np.ndarray, people: Sequence[str]) -> Path:
+    """Write a set in this format, whole or not at all; return its folder, which must not be there.
+
+    `paths` are those of the images in it, and `ratings` (N, R) the classes that `people` chose, -1 where one saw none.
     """
-    target = Path(folder) / name
     if target.exists():
         raise InputError(f"{target} exists already; name another folder or remove it")
-    fold = stream("folds", seed).permutation(np.arange(len(data.ids)) % N_FOLDS) + 1
-    paths = [f"{name}/fold{number}/{image_id}.png" for number, image_id in zip(fold, data.ids, strict=True)]
-    sets = []
-    for annotator, classes in enumerate(votes.simulate(data.truth, n_votes, seed).T):
-        annotations = [
-            {"image_path": path, "created_at": "01-01-2024-00-00-00", "class_label": data.class_names[c]}
-            for path, c in zip(paths, classes, strict=True)
-        ]
-        about = {"name": f"INVALID{annotator}", "dataset_name": name, "user_mail": "INVALID", "annotation_time": 0.0}
-        sets.append(json.dumps(about | {"annotations": annotations}))  # as text, which takes less memory
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
+    with files.writing(target) as temporary:
         for number in range(1, N_FOLDS + 1):
-            (Path(temporary) / name / f"fold{number}").mkdir(parents=True)
+            (temporary / f"fold{number}").mkdir(parents=True)
         for path, image in zip(paths, data.images, strict=True):
-            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(Path(temporary) / path)
-        (Path(temporary) / name / "annotations.json").write_text("[\n" + ",\n".join(sets) + "\n]\n", "utf-8")
-        (Path(temporary) / name).rename(target)
+            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(temporary / path)
+        sets = []  # as text, which takes less memory
+        for who, column in zip(people, ratings.T, strict=True):
+            annotations = [
+                {"image_path": f"{target.name}/{paths[i]}", "created_at": CREATED, "class_label": data.class_names[c]}
+                for i, c in enumerate(column)
+                if c >= 0
+            ]
+            about = {"name": who, "dataset_name": target.name, "user_mail": "INVALID", "annotation_time": 0.0}
+            sets.append(json.dumps(about | {"annotations": annotations}))
+        (temporary / "annotations.json").write_text("[\n" + ",\n".join(sets) + "\n]\n", "utf-8")
     return target
 
 

@@ -106,7 +106,7 @@ def read_images(table: Table, folder: Path, cast: pd.DataFrame, size: int) -> tu
     images, first, copies, done = [], {}, {}, {}
     for image in sorted(cast["image"].unique()):
         try:
-            with reading(folder / image), Image.open(os.path.join(folder, image)) as file:
+            with reading(folder / image), Image.open(folder / image) as file:
                 if getattr(file, "n_frames", 1) > 1:
                     done.setdefault("only the first of several frames or pages", []).append(image)
                 if file.tile and ";16" in str(file.tile[0][3]):

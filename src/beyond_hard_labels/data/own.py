@@ -6,7 +6,6 @@ collected, and said at once.
 """
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pandas as pd
 from beyond_hard_labels.base import files
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.paths import build_folder
-from beyond_hard_labels.data import sets, tables, votes
+from beyond_hard_labels.data import dcic, sets, tables, votes
 from beyond_hard_labels.data.images import LabelledImages
 from beyond_hard_labels.data.matching import matched, read_images
 from beyond_hard_labels.data.pixels import SMALLEST, stack
@@ -178,47 +177,29 @@ def export_votes(data: LabelledImages, people: list[str], folder: Path, form: st
     from PIL import Image
 
     target = Path(folder) / data.name
-    if target.exists():
-        raise InputError(f"{target} exists already; name another folder or remove it")
-    if form == "dcic" and data.ratings is None:
-        raise InputError(f"{data.name} has no known annotators, which the format of DCIC needs; --format long")
     stems = [re.sub(r"\.[A-Za-z]{1,5}$", "", image_id) for image_id in data.ids]
     stems = stems if len(set(stems)) == len(stems) else list(data.ids)
-    place = "fold1" if form == "dcic" else "images"
-    names = [f"{stem.replace('/', '%2F') if form == 'dcic' else stem}.png" for stem in stems]
+    if form == "dcic":
+        if data.ratings is None:
+            raise InputError(f"{data.name} has no known annotators, which the format of DCIC needs; --format long")
+        paths = [f"fold1/{stem.replace('/', '%2F')}.png" for stem in stems]
+        return dcic.write(data, target, paths, data.ratings, people)
+    if target.exists():
+        raise InputError(f"{target} exists already; name another folder or remove it")
     with files.writing(target) as temporary:
-        for name, image in zip(names, data.images, strict=True):
-            (temporary / place / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(temporary / place / name)
-        if form == "dcic":
-            about = {"dataset_name": data.name, "user_mail": "INVALID", "annotation_time": 0.0}
-            notes = [
-                about
-                | {
-                    "name": who,
-                    "annotations": [
-                        {
-                            "image_path": f"{data.name}/fold1/{names[i]}",
-                            "created_at": "",
-                            "class_label": data.class_names[c],
-                        }
-                        for i, c in enumerate(column)
-                        if c >= 0
-                    ],
-                }
-                for who, column in zip(people, data.ratings.T, strict=True)
-            ]
-            (temporary / "annotations.json").write_text(json.dumps(notes), "utf-8")
+        for stem, image in zip(stems, data.images, strict=True):
+            path = temporary / "images" / f"{stem}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(path)
+        given = data.votes if data.ratings is None else data.ratings
+        row, column = np.nonzero(given > 0 if data.ratings is None else given >= 0)
+        table = pd.DataFrame({"image": np.array([f"{stem}.png" for stem in stems])[row]})
+        if data.ratings is None:
+            table["label"], table["count"] = np.array(data.class_names)[column], given[row, column]
         else:
-            given = data.votes if data.ratings is None else data.ratings
-            row, column = np.nonzero(given > 0 if data.ratings is None else given >= 0)
-            table = pd.DataFrame({"image": np.array(names)[row]})
-            if data.ratings is None:
-                table["label"], table["count"] = np.array(data.class_names)[column], given[row, column]
-            else:
-                table["label"] = np.array(data.class_names)[given[row, column]]
-                table["annotator"] = np.array(people)[column]
-            table.to_csv(temporary / "votes.csv", index=False)
+            table["label"] = np.array(data.class_names)[given[row, column]]
+            table["annotator"] = np.array(people)[column]
+        table.to_csv(temporary / "votes.csv", index=False)
     return target
 
 
