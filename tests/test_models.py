@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.book import about
 from beyond_hard_labels.learn import models
 
 
@@ -40,6 +41,10 @@ def test_every_backbone_takes_every_head(backbone, features, head):
     if backbone == "resnet50v2":  # pre-activation, with batch norm
         assert isinstance(model.backbone.stages[0].blocks[0].norm1, torch.nn.BatchNorm2d)
         assert isinstance(model.backbone.norm, torch.nn.BatchNorm2d)
+
+
+def test_every_backbone_has_a_name_that_pages_show():
+    assert set(about.NETWORKS) == set(models.BACKBONES)
 
 
 def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone():

@@ -15,6 +15,7 @@ NETWORKS = {
     "small_mobile": "a small network of inverted residuals",
     "densenet121": "DenseNet121",
     "resnet50v2": "ResNet50v2",
+    "efficientnet_lite0": "EfficientNet-Lite0",
 }
 PROTOCOLS = {"as_written": "as the paper writes it", "as_run": "as the authors' code runs"}
 WEIGHTS = {"none": "random weights", "imagenet": "ImageNet weights"}
