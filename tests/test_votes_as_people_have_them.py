@@ -172,7 +172,6 @@ READ = {  # case: (file, options, annotators)
         {},
         0,
     ),
-    "blanks": (counts(rows=[[2, 1], ["", 3]] * 3), {}, 0),
     "shares": (counts(rows=[[0.5, 0.5], [0.25, 0.75]] * 3), {}, 0),
     # 3 the same annotator again
     "the same row again": (long(more=cast()[:4]), {}, 3),
@@ -259,7 +258,7 @@ def test_a_file_that_is_read_gives_the_votes_that_are_in_it(folder, case):
     content, options, annotators = READ[case]
     make(folder, content, **options)
     data = sets.read("mine")
-    shares = {"shares": [[2, 2], [1, 3]] * 3, "blanks": [[2, 1], [0, 3]] * 3}
+    shares = {"shares": [[2, 2], [1, 3]] * 3}
     assert data.votes.tolist() == shares.get(case, RIGHT)
     assert (0 if data.ratings is None else data.ratings.shape[1]) == annotators
 

@@ -204,10 +204,7 @@ def _long(table: Table, cells: pd.DataFrame, roles: dict, used: list[str], optio
         if form == "wide":
             votes = votes[votes["label"] != ""].assign(weight="1")
         else:
-            blank = votes["weight"] == ""
-            if blank.any():
-                table.say("empty cells", f"{blank.sum()} counts are empty, and are read as 0")
-            votes["weight"] = _shares(table, cells[columns], votes["weight"].mask(blank, "0"))
+            votes["weight"] = _shares(table, cells[columns], votes["weight"])
     table.say("read as", "; ".join(f"{role}: {found}" for role, found in said.items()))
     if unread:
         table.say("not read", listed(unread))
