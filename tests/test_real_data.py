@@ -112,7 +112,13 @@ def test_both_forms_of_the_table_in_any_order_give_the_votes_and_the_pixels_that
 
 
 @pytest.mark.parametrize(
-    ("labels", "order"), [(["10", "9", "2"], ("2", "9", "10")), (["10", "9", "b"], ("10", "9", "b"))], ids=str
+    ("labels", "order"),
+    [
+        (["10", "9", "2"], ("2", "9", "10")),
+        (["1.5", "-2", "9"], ("-2", "1.5", "9")),
+        (["10", "9", "b"], ("10", "9", "b")),
+    ],
+    ids=str,
 )
 def test_classes_of_votes_are_ordered_by_size_if_all_are_numbers_else_by_alphabet(files, labels, order):
     text = (files / "votes.csv").read_text()

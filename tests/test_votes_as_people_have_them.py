@@ -278,11 +278,6 @@ def test_columns_that_are_not_read_and_labels_that_look_alike_are_named(folder):
     assert "'Dog', 'dog'" in said["warning"]
 
 
-def test_labels_that_are_numbers_are_classes_in_their_order(folder):
-    make(folder, long().replace("cat", "10").replace("dog", "-2.5").replace("w0,10", "w0,9"))
-    assert sets.read("mine").class_names == ("-2.5", "9", "10")
-
-
 @pytest.mark.parametrize("name", ["again.png", "other.bmp", "below/symbolic.png", "other.webp"])
 def test_equal_pictures_are_one_image_with_all_votes_also_through_a_link(folder, name):
     first, again = folder / "images" / "i0.png", folder / "images" / name
