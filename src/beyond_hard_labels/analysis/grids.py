@@ -1,7 +1,7 @@
 """What the grids of runs come to: differences between any two of their settings, numbers only.
 
 Estimators take the rows of a grid, one a run, see `runs.grids.rows`, and compare split by split, since splits share
-images and settings share splits; every interval is the corrected one.
+images and settings share splits; intervals are the corrected ones unless replicates are asked for.
 """
 
 from collections.abc import Hashable, Sequence
@@ -9,14 +9,20 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
-from beyond_hard_labels.learn.significance import corrected_t
+from beyond_hard_labels.learn.significance import TEST_SHARE, corrected_t
 from beyond_hard_labels.runs.grids import VARYING
 
 _FOUND = ("base", "level", "mean", "sd", "low", "high", "p", "n", "detectable")
 
 
 def contrasts(
-    rows: pd.DataFrame, metric: str, column: str, base: Hashable, by: Sequence[str] = ("dataset",)
+    rows: pd.DataFrame,
+    metric: str,
+    column: str,
+    base: Hashable,
+    by: Sequence[str] = ("dataset",),
+    *,
+    test_share: float = TEST_SHARE,
 ) -> pd.DataFrame:
     """Return how a metric at each value of a column differs from that at one value, paired by split.
 
@@ -31,6 +37,8 @@ def contrasts(
         The two columns, and the value of `column` that all others are compared with.
     by : sequence of str
         Columns that make up a cell, at least one.
+    test_share : float
+        See `significance.corrected_t`; 0 for replicates, which share no image.
 
     Returns
     -------
@@ -52,7 +60,7 @@ def contrasts(
         both = wide.reindex(columns=[base, value]).dropna()
         for cell, pair in both.groupby(level=list(by)):
             gap = pair[value] - pair[base]
-            mean, low, high, p = corrected_t(gap)
+            mean, low, high, p = corrected_t(gap, test_share)
             levels = (*cell, value, pair[base].mean(), pair[value].mean())
             found.append((*levels, mean, gap.std(), low, high, p, len(gap), (high - low) / 2))
     types = rows[[*by, column]].dtypes.to_dict() | dict.fromkeys(_FOUND, float) | {"n": int}
