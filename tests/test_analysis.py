@@ -65,6 +65,18 @@ def test_curves_have_a_row_an_epoch_of_a_run_with_what_its_history_holds(finishe
         pd.testing.assert_frame_equal(own.reset_index(drop=True), run.history)
 
 
+def test_the_loss_of_a_pure_image_is_that_of_its_colour_and_that_of_its_shape():
+    truth = np.array([[0, 1, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 0]])  # the second is not pure
+    logits = np.log([[[1, 3, 2, 2, 4, 4], [9, 1, 1, 1, 1, 1]], [[1, 1, 1, 1, 1, 1], [9, 1, 1, 1, 1, 1]]])
+    stored = {"validation_truth": truth, "validation_logits": logits}
+    made = SimpleNamespace(
+        published=False, spec=SimpleNamespace(labels="soft", split=0), stored=lambda n, *_: stored[n]
+    )
+    parts = scores.loss_parts([made])
+    assert parts["colour"].tolist() == pytest.approx(np.log([4, 3]))
+    assert parts["shape"].tolist() == pytest.approx(np.log([4 / 3, 2]))
+
+
 def test_the_first_epoch_at_a_threshold_is_found_run_by_run_and_is_a_gap_where_none_is():
     runs = [a_run("soft", 0, accuracies=(0.5, 0.8, 0.7, 0.9)), a_run("hard", 0, accuracies=(0.5, 0.6, 0.7, 0.8))]
     found = scores.epochs_to(scores.curves(runs), [0.8, 0.9, 1.0])

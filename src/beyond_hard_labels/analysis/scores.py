@@ -7,7 +7,7 @@ import pandas as pd
 
 from beyond_hard_labels.learn.metrics import METRICS, Metric, reliability_bins
 from beyond_hard_labels.learn.significance import paired
-from beyond_hard_labels.runs.store import Run
+from beyond_hard_labels.runs.store import CURVES, Run
 
 
 def scores(runs: list[Run], metrics: Mapping[str, Metric] = METRICS) -> pd.DataFrame:
@@ -29,6 +29,32 @@ def curves(runs: list[Run]) -> pd.DataFrame:
     """
     histories = {(run.spec.labels, run.spec.split, run.name): run.history for run in runs}
     return pd.concat(histories, names=["labels", "split", "run"]).reset_index(["labels", "split", "run"])
+
+
+def loss_parts(runs: list[Run]) -> pd.DataFrame:
+    """Return the loss on the pure validation images of the synthetic set, in its parts of colour and of shape.
+
+    A class is a colour and a shape, so the cross-entropy is that of the colours and, given the colour, that of the
+    shapes. The label of a pure image is its class in both arms; who guesses its shape has a loss of ln 2 in that.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an epoch of a run: ``labels``, ``split``, ``epoch``, ``colour`` and ``shape``, means in nats. Published
+        runs, which come without the predictions of each epoch, have no row.
+    """
+    found = []
+    for run in (run for run in runs if not run.published):
+        truth = run.stored("validation_truth")
+        pure, leading = truth.max(axis=1) == 1, truth.argmax(axis=1)
+        for epoch, logits in enumerate(run.stored("validation_logits", CURVES)[:, pure].astype(np.float64), 1):
+            logits = logits.reshape(-1, 3, 2)  # image, colour, shape
+            colours = np.logaddexp(*np.moveaxis(logits, 2, 0))  # (N, 3)
+            row, (colour, shape) = np.arange(pure.sum()), np.divmod(leading[pure], 2)
+            in_colour = np.logaddexp.reduce(colours, axis=1) - colours[row, colour]
+            in_shape = colours[row, colour] - logits[row, colour, shape]
+            found.append((run.spec.labels, run.spec.split, epoch, in_colour.mean(), in_shape.mean()))
+    return pd.DataFrame(found, columns=["labels", "split", "epoch", "colour", "shape"])
 
 
 def epochs_to(table: pd.DataFrame, thresholds: Sequence[float], metric: str = "macro_accuracy") -> pd.DataFrame:
