@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from beyond_hard_labels.base import files, paths, process
+from beyond_hard_labels.base import files, memory, paths, process
 from beyond_hard_labels.base.errors import InputError
 from beyond_hard_labels.base.process import TimeUp
 from beyond_hard_labels.data import sets
@@ -42,8 +42,10 @@ def find_or_train(spec: RunSpec, deadline: float = math.inf) -> tuple[Run, bool]
         return found, False
     _require_training([spec])
     with files.lock(paths.build_folder() / "locks" / spec.key, f"trains {spec.key}", deadline):
-        found = find(spec)  # it may have been trained meanwhile
-        return found or execute(spec, deadline), found is None
+        if found := find(spec):  # it was trained meanwhile
+            return found, False
+        memory.keep_freed()
+        return execute(spec, deadline), True
 
 
 def find(spec: RunSpec) -> Run | None:
