@@ -21,6 +21,7 @@ N = 6
 NAMES = [f"i{k}.png" for k in range(N)]
 LABELS = [["cat", "cat", "dog"], ["dog", "cat", "dog"]]  # of three annotators, by turns
 RIGHT = [[2, 1], [1, 2]] * 3
+SHARES = [(image, [0.5, 0.25][k % 2], label) for k, image in enumerate(NAMES) for label in ("cat", "dog")]
 HASHED = "/data/upload/4/0a1b2c3d-{}"
 
 
@@ -158,6 +159,7 @@ READ = {  # case: (file, options, annotators)
     "a total": (counts("image,cat,dog,total", lambda k: (3,)), {}, 0),
     "an index": (text("Unnamed: 0,image,cat,dog", [(k, i, *RIGHT[k]) for k, i in enumerate(NAMES)]), {}, 0),
     "sizes": (counts("image,cat,dog,width,height", lambda k: (640, 480)), {}, 0),
+    "an index, a year": (counts("image,cat,dog,idx,year", lambda k: (7, 2020)), {}, 0),
     # 2 weights dropped
     "count": (
         text(
@@ -172,6 +174,19 @@ READ = {  # case: (file, options, annotators)
         {},
         0,
     ),
+    "frequencies": (
+        text(
+            "image,label,freq",
+            [(i, c, RIGHT[k][j]) for k, i in enumerate(NAMES) for j, c in enumerate(("cat", "dog"))],
+        ),
+        {},
+        0,
+    ),
+    "shares, a row a class": (
+        text("image,label,probability", [(i, c, [p, 1 - p][c == "dog"]) for i, p, c in SHARES]),
+        {},
+        0,
+    ),
     "shares": (counts(rows=[[0.5, 0.5], [0.25, 0.75]] * 3), {}, 0),
     # 3 the same annotator again
     "the same row again": (long(more=cast()[:4]), {}, 3),
@@ -180,6 +195,7 @@ READ = {  # case: (file, options, annotators)
         {"repeats": "last"},
         3,
     ),
+    "an address": (long("image,email,label", more=cast()[:1]), {}, 3),
     "a worker by another name": (long("image,worker_id,label", more=cast()[:1]), {}, 3),
     # 4 rejected, golden, skipped
     "rejected": (
@@ -207,6 +223,19 @@ REFUSED = {  # case: (file, options, what is said)
         {},
         "in each of the columns x, y, z",
     ),
+    "numbered columns": (
+        text("image,a1,a2,a3", [(i, k % 2, 1, k % 3) for k, i in enumerate(NAMES)]),
+        {},
+        "numbers stand in a1, a2, a3",
+    ),
+    "a column without which the sums agree": (
+        text("image,cat,dog,pages", [(i, *RIGHT[k], 30 + k) for k, i in enumerate(NAMES)]),
+        {},
+        "is 'pages' a class?",
+    ),
+    "blanks by another name": (wide().replace("cat", "NA", 2), {}, "--drop-label 'NA'"),
+    "a list in a label": (long().replace("cat", "['cat']", 1), {}, "several labels"),
+    "a list with semicolons": (long().replace("cat", "cat;dog", 1), {}, "several labels"),
     "label beside counts": (counts("image,cat,dog,label", lambda k: ("cat",)), {}, "--form"),
     "confidence as count": (long("image,label,x"), {"count_column": "confidence"}, "confidence"),
     "a change of mind": (
@@ -225,6 +254,17 @@ REFUSED = {  # case: (file, options, what is said)
         {},
         "--where 'is_gold=VALUE'",
     ),
+    **{
+        f"{column} {bad}": (
+            text(
+                f"image,annotator,label,{column}",
+                [(*v, good) for v in cast()] + [(NAMES[0], "x", "dog", bad)],
+            ),
+            {},
+            f"--where '{column}=VALUE'",
+        )
+        for column, good, bad in [("valid", "true", "false"), ("is_test", 0, 1), ("approved", "yes", "no")]
+    },
     # 9 a stray quotation mark
     "open quote": (long().replace("cat", '"cat', 1), {}, "line 2: a quotation mark is not closed"),
     "quote swallows rows": (long().replace("cat", '"cat', 1).replace("i3.png", 'i3.png"', 1), {}, "line 2"),
@@ -258,8 +298,7 @@ def test_a_file_that_is_read_gives_the_votes_that_are_in_it(folder, case):
     content, options, annotators = READ[case]
     make(folder, content, **options)
     data = sets.read("mine")
-    shares = {"shares": [[2, 2], [1, 3]] * 3}
-    assert data.votes.tolist() == shares.get(case, RIGHT)
+    assert data.votes.tolist() == ([[2, 2], [1, 3]] * 3 if case.startswith("shares") else RIGHT)
     assert (0 if data.ratings is None else data.ratings.shape[1]) == annotators
 
 

@@ -76,7 +76,8 @@ def matched(table: Table, folder: Path, match: str | None) -> pd.DataFrame:
         table.say("names matched", f"{other} in another spelling, such as {name!r} to {file!r}")
     for line, name in lost:
         table.fault(line, f"votes for '{name}', which is not in {folder}")
-    table.faults += [f"{folder / file}: the image has no votes in {table.path.name}" for file in left]
+    none = f"the image has no votes in {table.path.name}; add some, or move it elsewhere"
+    table.faults += [f"{folder / file}: {none}" for file in left]
     if lost and there:
         guess = difflib.get_close_matches(posixpath.basename(lost[0][1]), there, 1, 0.3) or ["none"]
         names, files_there = (short(", ".join(map(repr, some[:5]))) for some in ([n for _, n in lost], left or there))
@@ -129,7 +130,7 @@ def read_images(table: Table, folder: Path, cast: pd.DataFrame, size: int) -> tu
                     pixels = np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
                 images.append(pixels)
         except InputError as error:
-            table.faults.append(f"{error}{_kind(folder / image)}")
+            table.faults.append(f"{error}{_kind(folder / image)}; replace it, or take it and its votes out")
     for what, some in done.items():
         table.say(what, f"{len(some)}: {short(', '.join(some))}")
     if copies:

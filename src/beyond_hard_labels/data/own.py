@@ -62,7 +62,8 @@ def import_votes(
     cast = _settled(table, cast, options.repeats)
     counts = cast.groupby(["image", "label"], observed=False)["weight"].sum().unstack(fill_value=0)
     if counts.shape[1] < 2:
-        table.faults.append(f"{path.name}: {counts.shape[1]} class(es), expected at least 2")
+        found = f"{counts.shape[1]} class(es), expected at least 2"
+        table.faults.append(f"{path.name}: {found}; --label-column names another column")
     if not table.faults and len(images) < 5:
         few = f"{len(images)} image(s), expected at least 5, or they cannot be split 60/20/20"
         table.faults.append(f"{path.name}: {few}")
@@ -135,7 +136,7 @@ def _settled(table: Table, cast: pd.DataFrame, repeats: str) -> pd.DataFrame:
             table.say("rows left out", f"{again.sum()}: the same annotator voted again later")
             cast = cast[~again]
     for row in cast[cast.groupby("image")["weight"].transform("sum") == 0].drop_duplicates("image").itertuples():
-        table.fault(row.Index, f"'{row.image}' has no votes")
+        table.fault(row.Index, f"'{row.image}' has no votes; add some, or take it out")
     return cast
 
 

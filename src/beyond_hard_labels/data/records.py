@@ -148,7 +148,8 @@ def _csv(table: Table, text: str, options: Options) -> pd.DataFrame:
         cells = _parsed(text, separator)
     except (OSError, ValueError, csv.Error) as error:
         odd = next((n for n, line in enumerate(text.split("\n"), offset) if line.count('"') % 2), offset)
-        hint = f"line {odd}: a quotation mark is not closed" if "EOF inside string" in str(error) else short(error)
+        said = str(error).strip()
+        hint = f"line {odd}: a quotation mark is not closed" if "EOF inside string" in said else short(said)
         raise InputError(
             f"{path} cannot be read as a table with the separator {separator!r}: {hint}; "
             "double a quotation mark within a cell, and quote a cell that holds the separator"

@@ -20,12 +20,16 @@ _ROLES = {  # the names that a column of each kind has, in lower case, best firs
     "task item image_id cifar10_test_test_idx",
     "label": "label class choice category class_label chosen_category chosen_label answer vote annotation result",
     "annotator": "annotator annotator_id worker worker_id workerid _worker_id rater rater_id user user_id user_name "
-    "username who coder labeler labeller expert completed_by _annotator_id participant",
-    "count": "count counts n votes n_votes num_votes weight frequency",
+    "username who coder labeler labeller expert completed_by _annotator_id participant email user_email annotator_name "
+    "worker_name coder_id labeler_id reviewer reviewer_id",
+    "count": "count counts n votes n_votes num_votes num weight freq frequency share proportion probability prob",
 }
 _PEOPLE = "ann annot annotator worker rater coder user judge reader labeler labeller expert person reviewer grader"
 _PERSON = re.compile(rf"({_PEOPLE.replace(' ', '|')})([ _.-]?([0-9]+|[a-z])|[ _.-]\w+)")
-_OTHER = re.compile(r"|#|index|id|row|unnamed: ?\d+|width|height|size|file_?size|area|channels|usage|split|fold")
+_NUMBERED = re.compile(r"([a-z]+[ _.-]?)[0-9]+")
+_OTHER = re.compile(
+    r"|#|index|idx|id|row|unnamed: ?\d+|width|height|(file_?)?size|area|channels|usage|split|fold|year|age|date|time.*"
+)
 _TOTAL = re.compile(r"total|sum|all|n|n_votes|votes|count|num_votes")
 _OUT = {  # columns of which a row with such a value is no vote, in lower case
     "assignmentstatus": "rejected",
@@ -41,9 +45,12 @@ _OUT = {  # columns of which a row with such a value is no vote, in lower case
 }
 _DOUBT = re.compile(r"reject\w*|cancel\w*|skip\w*|ignore\w*|invalid|spam|flagged|deleted")
 _CHECK = re.compile(
-    r"(?:.*[_ .:-])?(gold\w*|is_?gold|attn|attention|check|test_question|skip\w*|cancel\w*|reject\w*|spam)"
+    r"(?:.*[_ .:-])?(gold\w*|is_?gold|attn|attention|check|test_question|is_test|ground_truth|quality_control|qc|"
+    r"skip\w*|cancel\w*|reject\w*|ignored?|deleted?|removed?|excluded?|flagged|spam)"
 )
+_GOOD = re.compile(r"(?:.*[_ .:-])?(valid|approved?|accepted?|passed|usable|keep|kept|included?)")
 _NO_CLASS = re.compile(r"skip|skipped|idk|(i )?(don'?t|do not) know|not sure|can'?t tell|no answer")
+_BLANK = re.compile(r"na|n/a|nan|null|none|-+|\?+")  # what stands for nothing in a table of a column an annotator
 
 
 def read(path: Path, options: Options = AS_IT_IS) -> Table:
@@ -136,6 +143,7 @@ def _filtered(table: Table, cells: pd.DataFrame, read: list[str], options: Optio
         else:
             values = cells[column].str.lower()
             flag = bool(_CHECK.fullmatch(name)) and values.isin(["1", "1.0", "true", "yes", "x", "y"]).any()
+            flag |= bool(_GOOD.fullmatch(name)) and values.isin(["0", "0.0", "false", "no", "n"]).any()
             doubt = values[values.str.fullmatch(_DOUBT)].tolist() if values.nunique() <= 20 else []
             if column not in read and (flag or doubt):
                 found = f"'{doubt[0]}'" if doubt else "rows that are marked"
@@ -157,11 +165,11 @@ def _long(table: Table, cells: pd.DataFrame, roles: dict, used: list[str], optio
     rest = [column for column in cells if column not in [*roles.values(), *used]]
     numeric = [c for c in rest if cells[c].str.fullmatch(r"[+-]?[0-9][0-9.,]*|").mean() >= 0.5]
     people = [c for c in rest if _PERSON.fullmatch(c.lower())]
+    found = listed(cells.columns)
     if "image" not in roles:
         raise InputError(
-            f"{table.path}, line 1: the columns are {listed(cells.columns)}; expected 'image', "
-            "and 'label' with one row a vote, or one column of counts a class; a header is needed, and "
-            "--image-column and --label-column name others"
+            f"{table.path}, line 1: the columns are {found}; expected 'image', and 'label' with one row a vote, or "
+            "one column of counts a class; a header is needed, and --image-column and --label-column name others"
         )
     form = options.form or (
         "long" if "label" in roles else "counts" if options.classes or "annotator" not in roles else ""
@@ -171,13 +179,11 @@ def _long(table: Table, cells: pd.DataFrame, roles: dict, used: list[str], optio
             f"{table.path} has a label and counts of {listed(numeric)}; choose with --form long or --form counts"
         )
     if form == "" or (form == "long" and "label" not in roles):
-        raise InputError(
-            f"{table.path}: no column is the label, of {listed(cells.columns)}; name it with --label-column"
-        )
+        raise InputError(f"{table.path}: no column is the label, of {found}; name it with --label-column")
     if form == "long":
         said = {role: f"'{column}'" for role, column in roles.items()}
         votes = pd.DataFrame({role: cells[column] for role, column in roles.items() if role != "count"})
-        votes["weight"] = cells[roles["count"]] if "count" in roles else "1"
+        votes["weight"] = _shares(table, cells[roles["count"]], votes["image"]) if "count" in roles else "1"
         unread = rest
     else:
         rest = [column for column in cells if column not in (roles["image"], *used)]
@@ -190,9 +196,8 @@ def _long(table: Table, cells: pd.DataFrame, roles: dict, used: list[str], optio
             form = "wide" if people or shared else ""
         if form == "":
             raise InputError(
-                f"{table.path}, line 1: the columns are {listed(cells.columns)}; expected 'image', "
-                "and 'label' with one row a vote, or columns of whole numbers; say what they are with --form "
-                "wide|counts or --label-column"
+                f"{table.path}, line 1: the columns are {found}; expected 'image', and 'label' with one row a vote, or "
+                "columns of whole numbers; say what they are with --form wide|counts or --label-column"
             )
         if form == "counts" and not (options.form or options.classes):
             _refuse_codes(table, cells[columns])
@@ -204,7 +209,7 @@ def _long(table: Table, cells: pd.DataFrame, roles: dict, used: list[str], optio
         if form == "wide":
             votes = votes[votes["label"] != ""].assign(weight="1")
         else:
-            votes["weight"] = _shares(table, cells[columns], votes["weight"])
+            votes["weight"] = _shares(table, votes["weight"], votes.index)
     table.say("read as", "; ".join(f"{role}: {found}" for role, found in said.items()))
     if unread:
         table.say("not read", listed(unread))
@@ -233,35 +238,44 @@ def _class_columns(table, cells, rest: list[str], people: list[str], options: Op
                 columns = [c for c in columns if c != column]
                 table.say("a sum of the others", column)
                 break
+            with_it, without = (len({*frame.sum(axis=1)}) for frame in (numbers, others))
+            if others.shape[1] > 1 and without == 1 < with_it and not options.form:
+                what = f"is '{column}' a class? without it all images have as many votes"
+                raise InputError(f"{table.path}: {what}; name the classes, --classes a,b, or --form counts")
         else:
             if total := [c for c in columns if _TOTAL.fullmatch(c.lower())] if options.form is None else []:
-                raise InputError(
-                    f"{table.path}: is '{total[0]}' a class? name the classes, --classes a,b, or --form counts"
-                )
+                what = f"is '{total[0]}' a class? name the classes"
+                raise InputError(f"{table.path}: {what}, --classes a,b, or --form counts")
     return columns, [c for c in rest if c not in columns]
 
 
 def _refuse_codes(table: Table, cells: pd.DataFrame) -> None:
     values = [frozenset(cells[column]) for column in cells]
     sums = cells.apply(pd.to_numeric, errors="coerce").sum(axis=1).round(6)
-    if len(cells) >= 5 and len(values) > 1 and len({*values}) == 1 and 1 < len(values[0]) < 10 and sums.nunique() > 1:
+    same = len(cells) >= 5 and len({*values}) == 1 and 1 < len(values[0]) < 10
+    stems = [found and found[1] for found in (_NUMBERED.fullmatch(column.lower()) for column in cells)]
+    numbered = None not in stems and len({*stems}) == 1
+    if len(values) > 1 and (same or numbered) and sums.nunique() > 1:
+        what = f"the same {len(values[0])} numbers stand in each of the columns" if same else "numbers stand in"
         raise InputError(
-            f"{table.path}: the same {len(values[0])} numbers stand in each of the columns {listed(cells.columns)}; "
+            f"{table.path}: {what} {listed(cells.columns)}; "
             "say whether they are codes, a column an annotator, --form wide, or counts, a column a class, --form counts"
         )
 
 
-def _shares(table: Table, cells: pd.DataFrame, weight: pd.Series) -> pd.Series:
-    """Return the counts; those of shares, rows that sum to 1, as the votes of which they may be the shares."""
-    numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not len(cells) or not (np.abs(numbers.sum(axis=1) - 1) < 0.005).all() or (numbers == numbers.round()).all():
-        return weight
-    if (numbers < 0).any():
+def _shares(table: Table, weight: pd.Series, image: pd.Series | pd.Index) -> pd.Series:
+    """Return the counts; those of shares, which sum to 1 an image, as the votes of which they may be the shares."""
+    numbers = pd.to_numeric(weight, errors="coerce")
+    sums, numbers = numbers.groupby(image.to_numpy()).sum(min_count=1), numbers.to_numpy(float)
+    if len(numbers) and (sums == 100).all():
+        table.say("warning", "all images have 100 votes; if these are shares in percent, that is more than there were")
+    whole = (numbers == numbers.round()).all()
+    if whole or not ((sums - 1).abs() < 0.005).all() or (numbers < 0).any() or np.isnan(numbers).any():
         return weight
     fits = [n for n in range(2, 101) if np.abs(numbers * n - (numbers * n).round()).max() < 1e-6 * n]
     n = fits[0] if fits else 1000
-    table.say("shares", f"rows sum to 1, and are read as shares of {n} votes" + ("" if fits else ", rounded"))
-    return pd.Series((numbers * n).round().astype(int).astype(str).ravel(), weight.index)
+    table.say("shares", f"they sum to 1 an image, and are read as shares of {n} votes" + ("" if fits else ", rounded"))
+    return pd.Series((numbers * n).round().astype(int).astype(str), weight.index)
 
 
 def _plain(label: str) -> str:
@@ -298,15 +312,18 @@ def _check(table: Table, options: Options) -> None:
     whole = votes["weight"].str.fullmatch(r"\+?[0-9]{1,9}(\.0*)?").astype(bool)
     weight = votes["weight"].where(whole, "1").astype(float).astype(np.int64)
     loose = {label for label in votes["label"].unique() if _NO_CLASS.fullmatch(label.lower())} - {*options.classes}
-    several = {c for c in classes if "|" in c and {*c.split("|")} <= {*classes}} - {*options.classes}
-    several |= {c for c in classes if "|" in c and table.format != "table" and not options.classes}
+    if form == "wide":
+        loose |= {label for label in votes["label"].unique() if _BLANK.fullmatch(label.lower())} - {*options.classes}
+    several = {c for c in classes if len(some := re.split(r" ?[|;,] ?", c)) > 1 and {*some} <= {*classes}}
+    joined = r"\[.*\]|.+;.+" + (r"|.*\|.*" if table.format != "table" else "")
+    several = (several | {c for c in classes if re.fullmatch(joined, c)}) - {*options.classes}
     control = "[\x00-\x1f\x7f\u2028\u2029]"
     broken = votes["image"].str.contains(control) | votes["label"].str.contains(control)
     wrong = {
         "no image is named": votes["image"].isin(["", "."]),
         "there is a line break or control character in {image!r:.60} or {label!r:.60}; a stray quotation mark?": broken,
         "the label of '{image}' is empty; name one, or --drop-label ''": votes["label"] == "",
-        "'{label}' is {weight!r}, expected a whole number of at least 0": ~whole,
+        "'{label}' is {weight!r}, expected a whole number of at least 0, and 0 for no vote": ~whole,
         "'{label}' may be several labels, expected one a row; --drop-label '{label}', or name all --classes": votes[
             "label"
         ].isin(several),
