@@ -106,8 +106,9 @@ def read_images(table: Table, folder: Path, cast: pd.DataFrame, size: int) -> tu
 
     images, first, copies, done = [], {}, {}, {}
     for image in sorted(cast["image"].unique()):
+        path = f"{folder}/{image}"  # for tens of thousands a Path each takes a while
         try:
-            with reading(folder / image), Image.open(folder / image) as file:
+            with reading(path), Image.open(path) as file:
                 if getattr(file, "n_frames", 1) > 1:
                     done.setdefault("only the first of several frames or pages", []).append(image)
                 if file.tile and ";16" in str(file.tile[0][3]):
@@ -130,7 +131,7 @@ def read_images(table: Table, folder: Path, cast: pd.DataFrame, size: int) -> tu
                     pixels = np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
                 images.append(pixels)
         except InputError as error:
-            table.faults.append(f"{error}{_kind(folder / image)}; replace it, or take it and its votes out")
+            table.faults.append(f"{error}{_kind(Path(path))}; replace it, or take it and its votes out")
     for what, some in done.items():
         table.say(what, f"{len(some)}: {short(', '.join(some))}")
     if copies:
