@@ -65,6 +65,17 @@ def test_every_figure_has_a_caption_a_name_and_an_alternative_text(path):
 
 
 @each_notebook
+def test_what_a_cell_shows_is_its_last_expression_or_nobody_sees_it(path):
+    for cell in code_cells(path):
+        *before, last = ast.parse(cell.source).body
+        unseen = before if isinstance(last, ast.Expr) else [*before, last]
+        calls = [n for node in unseen for n in ast.walk(node) if isinstance(n, ast.Call)]
+        seen = [shown for n in calls if ast.unparse(n.func) == "display" for shown in n.args]
+        called = {ast.unparse(n.func) for n in calls if n not in seen}
+        assert not {"show", "say", "claim", "about"} & called, cell.id
+
+
+@each_notebook
 def test_prose_is_one_sentence_a_line(path):
     for line in markdown(path).splitlines():
         if not line.startswith(("```", ":", "#", "-")):
