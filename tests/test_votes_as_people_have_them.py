@@ -1,8 +1,10 @@
 """Cases and outcomes: files as annotation tools and people write them, and what becomes of them."""
 
+import contextlib
 import gzip
 import json
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -140,16 +142,29 @@ READ = {  # case: (file, options, annotators)
     "label studio, e-mail": (label_studio(email=True), {}, 3),
     "label studio json-min": (minimal(), {}, 3),
     "mturk": (mturk(), {}, 3),
+    "mturk, boxes": (
+        text(
+            "HITId,WorkerId,AssignmentStatus,Input.image_url,Answer.c.cat,Answer.c.dog",
+            [("h", w, "Approved", i, *(str(c == one).lower() for one in ("cat", "dog"))) for i, w, c in cast()],
+        ),
+        {},
+        3,
+    ),
     "toloka": (toloka(), {}, 3),
     "zooniverse": (zooniverse(), {}, 3),
+    "zooniverse, a survey": (
+        re.sub(r'(""value"": )(""[a-z]+"")', r'\1[{""choice"": \2}]', zooniverse()).replace("Filename", "#name"),
+        {},
+        3,
+    ),
     "prodigy": (prodigy(), {}, 3),
     "doccano": (lines({"id": 1, "filename": i, "label": [c]} for i, _, c in cast()), {}, 0),
     "dcic": (dcic(), {}, 3),
     "cifar10h": (cifar(), {}, 3),
     "appen": (appen(), {}, 3),
     "ferplus": (
-        counts("Image name,Usage,cat,dog,unknown,NF", rows=[["T", *row, 0, 1] for row in RIGHT]),
-        {"image_column": "Image name"},
+        counts("Image name,Usage,cat,dog,unknown,NF", rows=[["T", *row, 0, 1] for row in RIGHT]) + ",T,0,0,0,10\n",
+        {},
         0,
     ),
     # 1 columns taken for classes
@@ -273,6 +288,11 @@ REFUSED = {  # case: (file, options, what is said)
     "excel": (b"PK\x03\x04", {}, "Excel"),
     "numpy": (b"\x93NUMPY", {}, "NumPy"),
     "other json": ('{"a": 1, "b": "' + "x" * 9999 + '"}', {}, "JSON of no known format"),
+    "two tasks": (zooniverse().replace("}]", '}, {""value"": ""yes""}]', 1), {}, "line 2: 'cat|yes' may be several"),
+    "no subject": (zooniverse().replace("{", "{}{", 2), {}, "line 2: it does not fit the format zooniverse"),
+    "damaged gzip": (gzip.compress(long().encode())[:40] + b"damaged", {}, "cannot be read"),
+    "blank characters": (b"\x1c\n", {}, "is empty"),
+    "only the names of images": ("image,\ni0.png,dog\n", {}, "--label-column"),
     "two labels": (long().replace("cat", "cat|dog", 1), {}, "several labels"),
     "names that lack": (long(name="z{}"), {}, "--match name"),
     "duplicate header": (long("image,label,label"), {}, "all of different names"),
@@ -309,6 +329,18 @@ def test_a_file_that_is_refused_is_so_with_the_remedy(folder, case):
         make(folder, content, **options)
     assert message in str(raised.value)
     assert len(str(raised.value)) < 5000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_file_is_read_or_refused_in_words(folder, seed):
+    rng = np.random.default_rng(seed)
+    for content, options, _ in READ.values():
+        damaged = bytearray(content if isinstance(content, bytes) else content.encode())
+        for at in rng.integers(0, len(damaged), 3):
+            damaged[at : at + rng.integers(0, 9)] = rng.choice([b"", b'"', b",", b"\n", b"[]", b"null", b"{}", b"\xff"])
+        (folder / "votes").write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            tables.read(folder / "votes", tables.Options(**options))
 
 
 def test_columns_that_are_not_read_and_labels_that_look_alike_are_named(folder):

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ def _text(path: Path, encoding: str | None) -> str:
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     kinds = {b"PK": "an Excel workbook, or a zip archive", b"\x93NUMPY": "a NumPy array, which names no image"}
     kinds |= {b"PAR1": "a Parquet file", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"%PDF": "a PDF file"}
@@ -96,10 +97,6 @@ def _text(path: Path, encoding: str | None) -> str:
     for start, kind in kinds.items():
         if content.startswith(start):
             raise InputError(f"{path} is {kind}; save it as a CSV file with a row a vote: image,label,annotator")
-    if not content.strip():
-        raise InputError(
-            f"{path} is empty; expected a table of votes, such as one with the columns image,label,annotator"
-        )
     utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         text = content.decode(encoding or ("utf-16" if utf16 else "utf-8-sig")).removeprefix("\ufeff")
@@ -109,6 +106,10 @@ def _text(path: Path, encoding: str | None) -> str:
             f"{path}, line {line}: it is no text in {encoding or 'UTF-8'}; name its encoding, "
             f"such as --encoding latin-1 or --encoding cp1252 ({short(error)})"
         ) from error
+    if not text.strip():
+        raise InputError(
+            f"{path} is empty; expected a table of votes, such as one with the columns image,label,annotator"
+        )
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise InputError(f"{path}, line {line}: there is a NUL character; the file is damaged, or name its --encoding")
@@ -172,7 +173,35 @@ def _csv(table: Table, text: str, options: Options) -> pd.DataFrame:
     table.format = options.format or next(name for name, needs in TABLES.items() if needs <= names)
     if separator != ",":
         table.say("separator", repr(separator))
-    return cells.iloc[1:].set_axis(header, axis=1)
+    return _unfolded(table, cells.iloc[1:].set_axis(header, axis=1))
+
+
+def _unfolded(table: Table, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the records with the image and the label of formats that keep them within a cell, or in several."""
+    boxes = [column for column in cells if column.lower().startswith("answer.")] if table.format == "mturk" else []
+    ticks = cells[boxes].apply(lambda column: column.str.lower())
+    if len(boxes) > 1 and ticks.isin(["true", "false", ""]).all(axis=None):
+        names = np.array([column.rpartition(".")[2] for column in boxes])
+        label = [_cell(one_of([*names[row]])) for row in (ticks == "true").to_numpy()]
+        return cells.drop(columns=boxes).assign(**{"Answer.label": label})
+    if table.format != "zooniverse":
+        return cells
+    found = []
+    for line, subject, answers in zip(cells.index, cells["subject_data"], cells["annotations"], strict=True):
+        try:
+            [about] = json.loads(subject).values()
+            values = [value for one in json.loads(answers) for value in _several(one.get("value"))]
+            names = ("image", "filename", "file_name", "file", "name", "image_name")
+            image = next((about[key] for key in about if key.lower().lstrip("#") in names), "")
+            found.append((image, one_of([v.get("choice") if isinstance(v, dict) else v for v in values if v])))
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{table.path}, line {line}: it does not fit the format zooniverse: {error}") from error
+    image, label = ([*map(_cell, column)] for column in zip(*found, strict=True))
+    return cells.assign(image=image, label=label)
+
+
+def _several(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def _parsed(text: str, separator: str) -> pd.DataFrame:
@@ -306,12 +335,12 @@ def _records(table: Table, text: str, options: Options) -> pd.DataFrame:
 def _frame(rows: list, columns: str | None = None) -> pd.DataFrame:
     """Return records as text, numbered from 1; what is none is empty, lists and objects stay JSON."""
     frame = pd.DataFrame(rows, columns=columns and columns.split(), dtype=object)
+    return frame.map(_cell).set_axis(frame.index + 1)
 
-    def plain(value):
-        if isinstance(value, str):
-            return value.strip()
-        if value is None or (isinstance(value, float) and np.isnan(value)):
-            return ""
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
 
-    return frame.map(plain).set_axis(frame.index + 1)
+def _cell(value) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

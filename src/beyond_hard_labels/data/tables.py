@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 
 from beyond_hard_labels.base.errors import InputError
-from beyond_hard_labels.data.records import AS_IT_IS, JSON, TABLES, Options, Table, cells_of, listed, one_of
+from beyond_hard_labels.data.records import AS_IT_IS, JSON, TABLES, Options, Table, cells_of, listed
 
 FORMS, REPEATS = ("long", "wide", "counts"), ("refuse", "last", "all")
 _ROLES = {  # the names that a column of each kind has, in lower case, best first
     "image": "image image_path filename file_name file image_name image_filename image_url path img picture photo "
     "task item image_id cifar10_test_test_idx",
     "label": "label class choice category class_label chosen_category chosen_label answer vote annotation result",
-    "annotator": "annotator annotator_id worker worker_id workerid _worker_id rater rater_id user user_id user_name "
-    "username who coder labeler labeller expert completed_by _annotator_id participant email user_email annotator_name "
-    "worker_name coder_id labeler_id reviewer reviewer_id",
+    "annotator": "annotator annotator_id worker worker_id workerid _worker_id rater rater_id user user_name "
+    "username user_id who coder labeler labeller expert completed_by _annotator_id participant email user_email "
+    "annotator_name worker_name coder_id labeler_id reviewer reviewer_id",
     "count": "count counts n votes n_votes num_votes num weight freq frequency share proportion probability prob",
 }
 _PEOPLE = "ann annot annotator worker rater coder user judge reader labeler labeller expert person reviewer grader"
@@ -50,6 +50,7 @@ _CHECK = re.compile(
 )
 _GOOD = re.compile(r"(?:.*[_ .:-])?(valid|approved?|accepted?|passed|usable|keep|kept|included?)")
 _NO_CLASS = re.compile(r"skip|skipped|idk|(i )?(don'?t|do not) know|not sure|can'?t tell|no answer")
+_UNSEEN = ("unknown", "nf")  # of FER+: an expression that cannot be told, and no face
 _BLANK = re.compile(r"na|n/a|nan|null|none|-+|\?+")  # what stands for nothing in a table of a column an annotator
 
 
@@ -85,15 +86,8 @@ def read(path: Path, options: Options = AS_IT_IS) -> Table:
 
 
 def _roles(table: Table, cells: pd.DataFrame, options: Options) -> dict[str, str]:
-    """Return which column is read as image, label, annotator and count; the frame gets columns that a format hides."""
-    if table.format == "zooniverse":
-        subjects = [next(iter(json.loads(cell).values())) for cell in cells["subject_data"]]
-        cells["image"] = [
-            next((str(s[k]) for k in s if k.lower().lstrip("#") in _ROLES["image"].split()), "") for s in subjects
-        ]
-        answers = [[one.get("value") for one in json.loads(cell)] for cell in cells["annotations"]]
-        cells["label"] = [str(one_of([*filter(None, found)])) for found in answers]
-    lower = {column.lower(): column for column in cells}
+    """Return which column is read as image, label, annotator and count."""
+    lower = {re.sub("[ -]", "_", column.lower()): column for column in cells}
     hints = {"mturk": ("input.", "answer."), "toloka": ("input:", "output:")}.get(table.format, ())
     roles = {}
     for role, given in zip(_ROLES, (options.image_column, options.label_column), strict=False):
@@ -101,7 +95,7 @@ def _roles(table: Table, cells: pd.DataFrame, options: Options) -> dict[str, str
         if hints:
             named = [column for name, column in lower.items() if name.startswith(hints[role == "label"])]
         elif table.format == "appen" and role == "label":
-            named = [lower[name.removesuffix("_gold")] for name in lower if name.endswith("_gold")]
+            named = [lower[name] for name in lower if f"{name}_gold" in lower]
         roles[role] = _chosen(table, lower, given, role, named[:1] if not hints or role == "image" else named)
     others = {"annotator": options.annotator_column, "count": options.count_column}
     for role, given in others.items():
@@ -113,11 +107,11 @@ def _roles(table: Table, cells: pd.DataFrame, options: Options) -> dict[str, str
 
 def _chosen(table: Table, lower: dict, given: str | None, role: str, named: list[str]) -> str | None:
     if given is not None:
-        if given.lower() not in lower:
+        if (name := re.sub("[ -]", "_", given.lower())) not in lower:
             raise InputError(
                 f"--{role}-column is '{given}', and the columns of {table.path} are {listed(lower.values())}"
             )
-        return lower[given.lower()]
+        return lower[name]
     if len(named) > 1:
         raise InputError(f"{table.path}: {listed(named)} may each be the {role}; choose one with --{role}-column")
     return named[0] if named else None
@@ -157,6 +151,12 @@ def _filtered(table: Table, cells: pd.DataFrame, read: list[str], options: Optio
         kept &= ~out
         if out.any():
             table.say("rows left out", f"{out.sum()}: {column} is {listed(cells.loc[out, column].unique()[:5])}")
+    if table.format == "ferplus" and read:  # whose table has rows without a name, and faces that nobody could tell
+        counts = cells[[c for c in cells if c not in (*read, *used) and c.lower() not in ("usage", *_UNSEEN)]]
+        out = kept & ((counts == "0").all(axis=1) | (cells[read[0]] == ""))
+        kept &= ~out
+        if out.any():
+            table.say("rows left out", f"{out.sum()}: no image is named, or no vote is for an expression")
     return cells[kept], used
 
 
@@ -194,7 +194,7 @@ def _long(table: Table, cells: pd.DataFrame, roles: dict, used: list[str], optio
         )
         if not options.form and not options.classes and text and len(cells):
             form = "wide" if people or shared else ""
-        if form == "":
+        if form == "" or not columns:
             raise InputError(
                 f"{table.path}, line 1: the columns are {found}; expected 'image', and 'label' with one row a vote, or "
                 "columns of whole numbers; say what they are with --form wide|counts or --label-column"
@@ -230,7 +230,7 @@ def _class_columns(table, cells, rest: list[str], people: list[str], options: Op
     else:
         columns = [c for c in rest if not _OTHER.fullmatch(c.lower())]
         if table.format == "ferplus":
-            columns = [c for c in columns if c.lower() not in ("unknown", "nf")]
+            columns = [c for c in columns if c.lower() not in _UNSEEN]
         numbers = cells[columns].apply(pd.to_numeric, errors="coerce")
         for column in columns if options.form != "wide" and len(cells) else ():
             others = numbers.drop(columns=column)
