@@ -1,5 +1,6 @@
 import functools
 import re
+import shutil
 
 import nbformat
 import numpy as np
@@ -8,8 +9,12 @@ import papermill
 import pytest
 
 from beyond_hard_labels.analysis.grids import at, closed, contrasts, crossing, rivals
+from beyond_hard_labels.base import files
+from beyond_hard_labels.book import build
 from beyond_hard_labels.book.notebook import RECORD
 from beyond_hard_labels.learn.significance import corrected_t, paired
+from beyond_hard_labels.runs import grids
+from beyond_hard_labels.runs.study import plan
 from conftest import ROOT
 
 SETTINGS = {"dataset": "synthetic", "epochs": 30, "train_share": 1.0, "votes_per_image": 0, "label_smoothing": 0.0}
@@ -204,3 +209,34 @@ def test_every_claim_of_when_soft_labels_help_holds_for_the_published_grid(tmp_p
     found = claims(executed("07_when", tmp_path))
     assert found
     assert all(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("chapter", "grid", "where", "column", "claim"),
+    [
+        ("07_when", "replicates", "epochs == 30 and labels == 'soft'", "macro_accuracy", "lead_then_behind"),
+        ("07_when", "mechanism", "labels == 'soft_colour'", "macro_accuracy", "colour_alone"),
+        ("08_how_many", "votes", "dataset == 'fashion_mnist_h' and votes_per_image == 10", "kl", "ten_votes_enough"),
+    ],
+    ids=["07, length", "07, targets", "08"],
+)
+def test_one_number_turned_round_in_a_copy_of_the_results_makes_its_claim_fail_and_the_book_with_it(
+    tmp_path, monkeypatch, chapter, grid, where, column, claim
+):
+    for name in ("src", "results"):
+        shutil.copytree(ROOT / name, tmp_path / "copy" / name)
+    shutil.copy(ROOT / "_toc.yml", tmp_path / "copy")
+    about, table, _ = (tmp_path / "copy" / "results" / path.name for path in grids.grid_files(grid))
+    rows = pd.read_csv(table)
+    rows.loc[rows.query(where).index[-1], column] *= -1
+    rows.to_csv(table, index=False)
+    of_grid = files.read_sealed_json(about)
+    of_grid["files"][table.name] = files.checksum(table)
+    files.write_json(about, of_grid, sealed=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "copy" / "src"))
+    notebook = executed(chapter, tmp_path)
+    assert claims(notebook)[claim] is False
+    with pytest.raises(build.BookError, match=f"(?s)do not hold in these runs.*{chapter}"):
+        build._require_claims(plan("quick"), {chapter: notebook})
