@@ -49,7 +49,7 @@ def test_every_part_varies_only_what_its_rows_show_and_holds_both_arms_of_each_c
     put("fashion_mnist_h")
     put("cifar10h")
     found = grids.parts(grid, study.plan(profile), which=which)
-    assert found or grid == "structure"  # whose runs are those of another grid
+    assert found or grid in ("structure", "real")  # which have no slice
     for name, specs in found.items():
         assert len({json.dumps({k: v for k, v in asdict(s).items() if k not in grids.VARYING}) for s in specs}) == 1
         assert len(set(specs)) == len(specs)
@@ -198,7 +198,7 @@ def test_what_the_project_publishes_of_its_grids_is_what_its_study_trains_in_ful
     for grid in grids.GRIDS:
         full = grids.parts(grid, study.plan("quick"), which="full")
         of_project = grids.published(grid)
-        assert full
+        assert full or grids.left_out(grid)
         assert all(set(of_project[name].specs) == set(specs) for name, specs in full.items())
 
 

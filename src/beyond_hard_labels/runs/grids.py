@@ -33,7 +33,7 @@ from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import Study, read_profile, require_generated, values_of
 
-GRIDS = ("mechanism", "replicates", "structure", "when", "votes")  # those of the book
+GRIDS = ("mechanism", "real", "replicates", "structure", "when", "votes")  # those of the book
 VARYING = (  # the fields that may differ within a part, which are columns of its rows
     *("dataset", "labels", "split", "backbone", "epochs", "train_share", "votes_per_image", "label_smoothing"),
     *("data_seed", "ambiguous", "class_weights", "augment_colour", "learning_rate", "schedule"),
