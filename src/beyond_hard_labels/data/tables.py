@@ -28,7 +28,7 @@ _PEOPLE = "ann annot annotator worker rater coder user judge reader labeler labe
 _PERSON = re.compile(rf"({_PEOPLE.replace(' ', '|')})([ _.-]?([0-9]+|[a-z])|[ _.-]\w+)")
 _NUMBERED = re.compile(r"([a-z]+[ _.-]?)[0-9]+")
 _OTHER = re.compile(
-    r"|#|index|idx|id|row|unnamed: ?\d+|width|height|(file_?)?size|area|channels|usage|split|fold|year|age|date|time.*"
+    r"|#|index|idx|id|row|unnamed: ?\d+|width|height|(file_?)?size|area|channels|usage|split|fold|year|age|time.*"
 )
 _TOTAL = re.compile(r"total|sum|all|n|n_votes|votes|count|num_votes")
 _OUT = {  # columns of which a row with such a value is no vote, in lower case
@@ -46,7 +46,7 @@ _OUT = {  # columns of which a row with such a value is no vote, in lower case
 _DOUBT = re.compile(r"reject\w*|cancel\w*|skip\w*|ignore\w*|invalid|spam|flagged|deleted")
 _CHECK = re.compile(
     r"(?:.*[_ .:-])?(gold\w*|is_?gold|attn|attention|check|test_question|is_test|ground_truth|quality_control|qc|"
-    r"skip\w*|cancel\w*|reject\w*|ignored?|deleted?|removed?|excluded?|flagged|spam)"
+    r"skip\w*|cancel\w*|reject\w*|ignored?|deleted?|removed?|excluded?|flagged|invalid|spam)"
 )
 _GOOD = re.compile(r"(?:.*[_ .:-])?(valid|approved?|accepted?|passed|usable|keep|kept|included?)")
 _NO_CLASS = re.compile(r"skip|skipped|idk|(i )?(don'?t|do not) know|not sure|can'?t tell|no answer")
