@@ -330,8 +330,8 @@ def test_the_chapter_is_whole_whatever_sets_there_are(tmp_path, monkeypatch, pub
         publishing(study.plan("smoke", dataset="cifar10h", **SMALL))
         take_away("cifar10h")
     shutil.copytree(ROOT / "src", paths.project_folder() / "src")  # the kernel's package is that of the project
+    (paths.project_folder() / "results").mkdir(exist_ok=True)
     for table in (ROOT / "results").glob("grid_*"):
-        (paths.project_folder() / "results").mkdir(exist_ok=True)
         shutil.copy(table, paths.project_folder() / "results")
     monkeypatch.setenv("PYTHONPATH", str(paths.project_folder() / "src"))
     chapter, out = paths.project_folder() / "notebooks" / "06_real_votes.ipynb", tmp_path / "out.ipynb"

@@ -21,7 +21,7 @@ def require(n_bytes: int, what: str) -> None:
 
 def keep_freed() -> None:
     """Have the C library keep what is freed, up to a GiB; mapping it anew takes up to a quarter of a step."""
-    with contextlib.suppress(AttributeError):  # not glibc: another library has other habits
+    with contextlib.suppress(AttributeError, TypeError):  # not glibc, or Windows: only the speed is lost
         mallopt = ctypes.CDLL(None).mallopt
         for parameter in (-3, -1):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
             mallopt(parameter, 2**30)
