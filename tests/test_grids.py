@@ -46,10 +46,10 @@ def project(tmp_path, monkeypatch):
 @pytest.mark.parametrize("grid", grids.GRIDS)
 @pytest.mark.parametrize(("profile", "which"), [("quick", "full"), ("quick", "slice"), ("smoke", "slice")])
 def test_every_part_varies_only_what_its_rows_show_and_holds_both_arms_of_each_cell(grid, profile, which):
-    put("fashion_mnist_h")
-    put("cifar10h")
+    for name in ("fashion_mnist_h", "cifar10h", "ferplus20k"):
+        put(name)
     found = grids.parts(grid, study.plan(profile), which=which)
-    assert found or grid in ("structure", "real")  # which have no slice
+    assert found or grid in ("ferplus", "structure", "real")  # which have no slice
     for name, specs in found.items():
         assert len({json.dumps({k: v for k, v in asdict(s).items() if k not in grids.VARYING}) for s in specs}) == 1
         assert len(set(specs)) == len(specs)
@@ -116,6 +116,9 @@ def test_a_row_holds_the_metrics_and_temperatures_of_its_run():
     assert (row["temperature_truth"], row["kl_scaled_truth"]) == run.temperatures()["soft truth"]
     assert (row["votes_per_image"], row["training_images"], row["floor"]) == (1, 36, 0)
     assert row["label_floor"] == pytest.approx(((run.truth > 0).sum(axis=1) - 1).mean() / 2)
+    pure = (run.truth.max(axis=1) == 1).mean()
+    assert row["right"] == pytest.approx(pure * row["right_pure"] + (1 - pure) * row["right_ambiguous"])
+    assert row["right_colour"] + row["right_shape"] - 1 <= row["right"] <= min(row["right_colour"], row["right_shape"])
 
 
 def test_a_curve_counts_epochs_and_the_images_seen():

@@ -33,7 +33,7 @@ from beyond_hard_labels.runs.spec import RunSpec
 from beyond_hard_labels.runs.store import Run
 from beyond_hard_labels.runs.study import Study, read_profile, require_generated, values_of
 
-GRIDS = ("mechanism", "real", "replicates", "structure", "when", "votes")  # those of the book
+GRIDS = ("ferplus", "mechanism", "real", "replicates", "structure", "when", "votes")  # those of the book
 VARYING = (  # the fields that may differ within a part, which are columns of its rows
     *("dataset", "labels", "split", "backbone", "epochs", "train_share", "votes_per_image", "label_smoothing"),
     *("data_seed", "ambiguous", "class_weights", "augment_colour", "learning_rate", "schedule"),
@@ -128,10 +128,10 @@ def rows(found: list[Run]) -> pd.DataFrame:
         ``one_hot_kl`` under the name ``kl_one_hot``; ``temperature`` and ``kl_scaled`` (fitted to the run's own targets
         on the validation images), ``temperature_truth`` and ``kl_scaled_truth`` (to the soft truth), see
         `Run.temperatures`; ``floor``, the KL that a model would keep that knows each distribution, see
-        `metrics.noise_floor`, 0 for an exact truth; `label_floor` of the labels trained on; of the synthetic set
-        ``right_colour`` and ``right_shape``, shares of the images whose predicted class has the colour or the shape of
-        the leading one, and ``right_pure`` and ``right_ambiguous``, shares of these images that are predicted right;
-        ``seconds`` of training.
+        `metrics.noise_floor`, 0 for an exact truth; `label_floor` of the labels trained on; ``right``, the
+        share of the images whose leading class is predicted; of the synthetic set ``right_colour`` and ``right_shape``,
+        shares of the images whose predicted class has the colour or the shape of the leading one, and ``right_pure``
+        and ``right_ambiguous``, shares of these images that are predicted right; ``seconds`` of training.
     """
     table = []
     for run in found:
@@ -143,8 +143,10 @@ def rows(found: list[Run]) -> pd.DataFrame:
         row["temperature_truth"], row["kl_scaled_truth"] = fitted["soft truth"]
         row["floor"] = 0.0 if cast is None else metrics.noise_floor(cast)
         row["label_floor"] = label_floor(run.truth if cast is None else cast, run.spec.votes_per_image)
-        if run.spec.dataset == sets.SYNTHETIC:  # whose classes are three colours, each as circle and ellipse
+        if run.truth is not None:
             true, guess, pure = run.truth.argmax(axis=1), run.predicted.argmax(axis=1), run.truth.max(axis=1) == 1
+            row["right"] = (true == guess).mean()
+        if run.spec.dataset == sets.SYNTHETIC:  # whose classes are three colours, each as circle and ellipse
             right = {"colour": true // 2 == guess // 2, "shape": true % 2 == guess % 2}
             right |= {"pure": (true == guess)[pure], "ambiguous": (true == guess)[~pure]}
             row |= {f"right_{name}": hits.mean() if hits.size else np.nan for name, hits in right.items()}
