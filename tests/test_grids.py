@@ -244,7 +244,7 @@ def cut(path):
 def other_number(path):
     manifest = path.with_name("grid_votes.json")
     about = files.read_sealed_json(manifest)
-    path.write_text(path.read_text().replace("soft,0,small,1", "soft,0,small,2"))
+    path.write_text(path.read_text().replace("soft,0,small,linear,1", "soft,0,small,linear,2"))
     about["files"][path.name] = files.checksum(path)
     files.write_json(manifest, about, sealed=True)
 

@@ -13,9 +13,9 @@ from beyond_hard_labels.book import about
 from beyond_hard_labels.learn import models
 
 
-def build(channels=3, seed=0, **changes):
+def build(channels=3, seed=0, n_classes=6, **changes):
     values = {"backbone": "small", "head": "linear", "dropout": 0.0, "weights": "none", "weights_sha256": ""}
-    return models.build(SimpleNamespace(**(values | changes)), 6, channels, seed)
+    return models.build(SimpleNamespace(**(values | changes)), n_classes, channels, seed)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def named(tmp_path, pretrained):
 
 
 @pytest.mark.parametrize(("backbone", "features"), [("small", 96), ("densenet121", 1024), ("resnet50v2", 2048)])
-@pytest.mark.parametrize("head", models.HEADS)
+@pytest.mark.parametrize("head", ["linear", "mlp", "additive"])
 def test_every_backbone_takes_every_head(backbone, features, head):
     model = build(backbone=backbone, head=head).eval()
     logits, pooled = model(torch.zeros(2, 3, 32, 32))
@@ -41,6 +41,15 @@ def test_every_backbone_takes_every_head(backbone, features, head):
     if backbone == "resnet50v2":  # pre-activation, with batch norm
         assert isinstance(model.backbone.stages[0].blocks[0].norm1, torch.nn.BatchNorm2d)
         assert isinstance(model.backbone.norm, torch.nn.BatchNorm2d)
+
+
+def test_an_additive_head_has_one_difference_of_circle_and_ellipse_for_all_colours_and_wants_six_classes():
+    logits, _ = build(head="additive").eval()(torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    shape = (logits[:, 0::2] - logits[:, 1::2]).detach()  # (5, 3 colours)
+    assert shape.std(dim=0).min() > 0
+    assert torch.allclose(shape, shape[:, :1].expand_as(shape), atol=1e-5)
+    with pytest.raises(InputError, match="the set has 10 classes"):
+        build(head="additive", n_classes=10)
 
 
 def test_every_backbone_has_a_name_that_pages_show():

@@ -15,7 +15,10 @@ class TrainConfig:
     )
     weights: str = option("initial weights: none, imagenet, or a safetensors file of the backbone")
     weights_sha256: str = option("checksum of a weights file, empty otherwise")
-    head: str = option("linear (after dropout), or mlp (128 and 64 units, batch norm)", choices=("linear", "mlp"))
+    head: str = option(
+        "linear (after dropout), mlp (128 and 64 units, batch norm), or additive: a logit a colour and one a shape",
+        choices=("linear", "mlp", "additive"),
+    )
     dropout: float = option("share of features dropped before a linear head", at_least=0.0, at_most=0.95)
     epochs: int = option("passes over the training images", at_least=1)
     batch_size: int = option("images a step at most; batches differ by one image at most", at_least=2)

@@ -161,9 +161,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """Return the temperature T that makes softmax(logits / T) fit the truth best, within [0.05, 100].
 
-    It minimises the cross-entropy (Guo et al. 2017) and leaves the predicted class alone. The cross-entropy is
-    convex in 1 / T, so there is one minimum. Both are (N, K), of images that are not scored afterwards; rows of
-    the truth may be one-hot.
+    It minimises the cross-entropy (Guo et al. 2017) and leaves the predicted class alone. The cross-entropy is convex
+    in 1 / T, so there is one minimum. Both are (N, K), of images that are not scored afterwards; rows of the truth may
+    be one-hot.
     """
     from scipy import optimize, special  # here, since every process imports this module and few fit anything
 
@@ -189,10 +189,9 @@ def noise_floor(votes: np.ndarray) -> float:
 def split_half_floor(votes: np.ndarray, seed: int = 0) -> float:
     """Return the same floor as `noise_floor`, measured: how far two random halves of the votes are apart.
 
-    The votes of each image are dealt into two halves; the mean Jensen-Shannon divergence of their
-    shares, weighted by their sizes, is to first order the floor of all votes together. It needs no
-    support, and sees what votes that are alike would hide; it assumes as much independence. An image
-    with a single vote counts as 0.
+    The votes of each image are dealt into two halves; the mean Jensen-Shannon divergence of their shares, weighted by
+    their sizes, is to first order the floor of all votes together. It needs no support, and sees what votes that are
+    alike would hide; it assumes as much independence. An image with a single vote counts as 0.
     """
     draw = stream("halves", seed).multivariate_hypergeometric
     total = votes.sum(axis=1)

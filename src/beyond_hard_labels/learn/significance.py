@@ -31,8 +31,8 @@ def corrected_t(differences, test_share: float = TEST_SHARE) -> Interval:
     differences : array_like
         (J,), one paired difference a split.
     test_share : float
-        n_test / n_train; 1/3 for a 60/20/20 split, also where a share of its training images is left
-        out: that lowers what splits have in common, and the correction need not grow.
+        n_test / n_train; 1/3 for a 60/20/20 split, also where a share of its training images is left out: that lowers
+        what splits have in common, and the correction need not grow.
 
     Returns
     -------
@@ -75,10 +75,10 @@ def paired(rows: pd.DataFrame, metric: str, by: list[str], *, test_share: float 
     Returns
     -------
     pandas.DataFrame
-        The columns `by`, then ``hard`` and ``soft`` (means over the splits), ``mean`` (of soft minus
-        hard), ``sd`` (over the splits), ``low``, ``high``, ``p``, ``n``, the splits that have both arms, and
-        ``detectable``, the smallest mean that would have been shown at this spread, half the interval's
-        width. A cell in which no split has both arms is left out. With a single split all but the means are NaN.
+        The columns `by`, then ``hard`` and ``soft`` (means over the splits), ``mean`` (of soft minus hard), ``sd``
+        (over the splits), ``low``, ``high``, ``p``, ``n``, the splits that have both arms, and ``detectable``, the
+        smallest mean that would have been shown at this spread, half the interval's width. A cell in which no split has
+        both arms is left out. With a single split all but the means are NaN.
     """
     arms = rows.pivot(index=[*by, "split"], columns="labels", values=metric).reindex(columns=["hard", "soft"]).dropna()
     arms["difference"] = arms["soft"] - arms["hard"]

@@ -35,8 +35,7 @@ def tsne(features: np.ndarray, *, perplexity: float, iterations: int, seed: int 
 def trustworthiness(features: np.ndarray, plane: np.ndarray, n_neighbours: int = 10) -> float:
     """Return how many neighbours on the map are neighbours among the features, in [0, 1].
 
-    Venna and Kaski (2001): 1 if every near point of the map is near in feature space, about 0.5 for a
-    random map.
+    Venna and Kaski (2001): 1 if every near point of the map is near in feature space, about 0.5 for a random map.
     """
     from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 

@@ -35,7 +35,7 @@ from beyond_hard_labels.runs.study import Study, read_profile, require_generated
 
 GRIDS = ("ferplus", "mechanism", "real", "replicates", "structure", "when", "votes")  # those of the book
 VARYING = (  # the fields that may differ within a part, which are columns of its rows
-    *("dataset", "labels", "split", "backbone", "epochs", "train_share", "votes_per_image", "label_smoothing"),
+    *("dataset", "labels", "split", "backbone", "head", "epochs", "train_share", "votes_per_image", "label_smoothing"),
     *("data_seed", "ambiguous", "class_weights", "augment_colour", "learning_rate", "schedule"),
     *("weight_decay", "decay", "ties", "crowd", "noise", "weights", "image_size"),
 )
