@@ -86,6 +86,6 @@ def test_what_the_readme_concludes_are_claims_of_the_book():
     sources = "".join(cell.source for notebook in notebooks for cell in notebook.cells)
     readme = (ROOT / "README.md").read_text("utf-8")
     concluded = re.findall(r"^- (.+)$", readme[readme.index("What the book concludes") :].split("\n\n")[1], re.M)
-    assert len(concluded) == 8
+    assert len(concluded) == 9
     for sentence in concluded:
         assert f'"{sentence}"' in re.sub(r'"\s+"', "", sources), sentence
