@@ -120,7 +120,8 @@ def _train_all(specs: list[RunSpec], pool: Executor, deadline: float) -> None:
                     continue
                 future.result()
                 epochs += futures[future].epochs
-            bar.update(epochs + sum(_epochs_done(futures[future]) for future in pending) - bar.n)
+            now = epochs + sum(_epochs_done(futures[future]) for future in pending)
+            bar.update(max(0, now - bar.n))  # a run that is being stored has no progress for a moment
     if stopped:
         done = len(specs) - stopped
         raise TimeUp(f"time limit: {done} runs finished now, {stopped} missing; the same command goes on")
