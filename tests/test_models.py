@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from beyond_hard_labels.base.errors import InputError
+from beyond_hard_labels.base.parameters import options
 from beyond_hard_labels.book import about
 from beyond_hard_labels.learn import models
+from beyond_hard_labels.learn.config import TrainConfig
 
 
 def build(channels=3, seed=0, n_classes=6, **changes):
@@ -33,7 +35,7 @@ def named(tmp_path, pretrained):
 
 
 @pytest.mark.parametrize(("backbone", "features"), [("small", 96), ("densenet121", 1024), ("resnet50v2", 2048)])
-@pytest.mark.parametrize("head", ["linear", "mlp", "additive"])
+@pytest.mark.parametrize("head", options(TrainConfig)["head"].metadata["choices"])
 def test_every_backbone_takes_every_head(backbone, features, head):
     model = build(backbone=backbone, head=head).eval()
     logits, pooled = model(torch.zeros(2, 3, 32, 32))
@@ -48,7 +50,7 @@ def test_an_additive_head_has_one_difference_of_circle_and_ellipse_for_all_colou
     shape = (logits[:, 0::2] - logits[:, 1::2]).detach()  # (5, 3 colours)
     assert shape.std(dim=0).min() > 0
     assert torch.allclose(shape, shape[:, :1].expand_as(shape), atol=1e-5)
-    with pytest.raises(InputError, match="the set has 10 classes"):
+    with pytest.raises(InputError, match="expected linear or mlp for 10 classes"):
         build(head="additive", n_classes=10)
 
 

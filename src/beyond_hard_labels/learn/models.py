@@ -83,7 +83,7 @@ def _head(config, n_features: int, n_classes: int) -> nn.Module:
     if config.head == "additive":
         if n_classes != 6:
             raise InputError(
-                f"head 'additive' has logits of 3 colours and 2 shapes, and the set has {n_classes} classes"
+                f"'head' is 'additive', for 3 colours by 2 shapes; expected linear or mlp for {n_classes} classes"
             )
         return nn.Sequential(nn.Dropout(config.dropout), Additive(n_features))
     return nn.Sequential(  # DCIC's head for MiceBone

@@ -146,10 +146,10 @@ def rows(found: list[Run]) -> pd.DataFrame:
         if run.truth is not None:
             true, guess, pure = run.truth.argmax(axis=1), run.predicted.argmax(axis=1), run.truth.max(axis=1) == 1
             row["right"] = (true == guess).mean()
-        if run.spec.dataset == sets.SYNTHETIC:  # whose classes are three colours, each as circle and ellipse
-            right = {"colour": true // 2 == guess // 2, "shape": true % 2 == guess % 2}
-            right |= {"pure": (true == guess)[pure], "ambiguous": (true == guess)[~pure]}
-            row |= {f"right_{name}": hits.mean() if hits.size else np.nan for name, hits in right.items()}
+            if run.spec.dataset == sets.SYNTHETIC:  # whose classes are three colours, each as circle and ellipse
+                right = {"colour": true // 2 == guess // 2, "shape": true % 2 == guess % 2}
+                right |= {"pure": (true == guess)[pure], "ambiguous": (true == guess)[~pure]}
+                row |= {f"right_{name}": hits.mean() if hits.size else np.nan for name, hits in right.items()}
         table.append(row | {"seconds": run.manifest["seconds"]})
     return pd.DataFrame(table)
 
